@@ -1,0 +1,123 @@
+"""The one document that passes from the measurements to the tables, figures and report.
+
+Everything is JSON-able. `results.json` holds it without `stages`, so that the file is the same after an
+interrupted run; the times go to `timings.json`. Image grids lie beside it as `grid-<figure>.npz` with
+`images` [K, K, C, H, W] float32 in [0,1] (row: true label, column: target, diagonal: the benign image) and
+`shown` [K, K] bool.
+"""
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+DEFENCES = ("point", "adversarial", "distillation", "region")
+OUTPUTS = (
+    *("table2", "table3", "table4", "table5", "table6"),
+    *("figure1", "figure2", "figure4", "figure5", "figure6", "figure7", "figure8", "figure9"),
+)
+
+Group = Literal["targeted", "untargeted", "combined", "confidence", "adapted"]
+Reading = Literal["defence", "model"]
+
+
+class Sizes(TypedDict):
+    train: int
+    validation: int
+    test: int
+
+
+class DatasetInfo(TypedDict):
+    name: str
+    shape: list[int]  # [C, H, W]
+    num_classes: int
+    sizes: Sizes
+
+
+class Accuracy(TypedDict):
+    """Benign test accuracy: `correct` of `n`. `per_seed`: counts by vote seed, empty when not random."""
+
+    defence: str
+    correct: int
+    n: int
+    per_seed: list[int]
+
+
+class Length(TypedDict):
+    """The search of Algorithm 1 on `n` validation examples; `accuracy` (share) belongs to `radii`."""
+
+    r: float
+    radii: list[float]
+    accuracy: list[float]
+    point_accuracy: float
+    n: int
+    learnt: bool  # False where r was given instead of learnt
+
+
+class AttackRow(TypedDict):
+    """One cell of Tables 4 to 6 or one point of Figures 6 to 8.
+
+    reading "defence": the candidate with the least noise among those that succeed against the defence;
+    "model": the candidate is chosen by the attacked network first and judged by the defence after.
+    `noise_mean` and `noise_se` are over the successful examples (None when there are none; the error also for
+    one) in `norm`. `parameter` is the confidence k or alpha. `per_seed`: success for each vote seed.
+    """
+
+    group: Group
+    attack: str
+    norm: Literal["L0", "L2", "Linf"]
+    defence: str
+    reading: Reading
+    parameter: float | None
+    success: int
+    n: int
+    noise_mean: float | None
+    noise_se: float | None
+    per_seed: list[int]
+
+
+class TargetHistograms(TypedDict):
+    """Label histograms around the adversarial example of each target; one without success has no row."""
+
+    targets: list[int]
+    counts: list[list[int]]  # [len(targets), L]
+
+
+class Histograms(TypedDict):
+    """Figure 2: labels of m points around one benign example and its adversarial examples."""
+
+    true_label: int
+    m: int
+    r: float
+    benign: list[int]  # [L]
+    attacks: dict[str, TargetHistograms]
+
+
+class Grid(TypedDict):
+    """An image grid: what `file` (beside results.json) shows."""
+
+    file: str
+    attack: str
+    parameter: float | None
+    labels: list[int]  # the K labels of rows and columns
+    judge: str  # the defence whose label decides what is shown
+
+
+class StageTime(TypedDict):
+    name: str
+    seconds: float
+    reused: bool  # everything was found, nothing computed
+
+
+class Results(TypedDict):
+    """All that a run measured. A key is absent (or its list empty) where `--only` did not ask for it."""
+
+    config: dict[str, Any]
+    dataset: DatasetInfo
+    environment: dict[str, Any]  # versions, device, processor, threads
+    outputs: list[str]  # members of OUTPUTS that are to be drawn
+    defences: list[str]  # in the order of the tables' rows
+    warnings: list[str]
+    accuracy: list[Accuracy]
+    attacks: list[AttackRow]
+    length: NotRequired[Length]
+    histograms: NotRequired[Histograms]
+    grids: dict[str, Grid]  # "figure1", "figure5", "figure9"
+    stages: NotRequired[list[StageTime]]  # not part of results.json
