@@ -1,0 +1,278 @@
+"""The configuration of a run: TOML presets, single values overridden, all checked before any work."""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from rcfast.eval.results import DEFENCES
+
+PRESETS = ("quick", "cpu", "paper")
+TRAINED = ("point", "adversarial", "distillation")
+TARGETED = ("T-JSMA", "T-CW-L0", "T-FGSM", "T-IGSM", "T-CW-Linf", "T-CW-L2")
+ADAPTABLE = ("T-CW-L0", "T-CW-L2", "T-CW-Linf")
+STOPS = ("sequential", "exact", "none")
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names it and its value."""
+
+
+@dataclass(frozen=True)
+class Data:
+    name: str = "digits"  # digits, mnist, cifar10 or an .npz file in the Keras layout
+    root: str = ""  # folder of the data; "" = RCFAST_DATA or the user's cache
+    validation: int = 0  # validation examples taken from the training set; 0 = the data set's default
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Model:
+    source: str = ""  # "" = made for the data set; a name of rcfast.models; module:factory; FILE.safetensors
+    train: bool = False  # train also a network given as module:factory or FILE instead of using it as it is
+
+
+@dataclass(frozen=True)
+class Train:
+    """Keyword arguments of rcfast.training.fit, fit_adversarial and fit_distilled."""
+
+    point: dict[str, Any] = field(default_factory=dict)
+    adversarial: dict[str, Any] = field(default_factory=dict)
+    distillation: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Length:
+    r: float = -1.0  # the half-width of the region; negative = learnt (Algorithm 1)
+    r0: float = 0.0
+    step: float = 0.01
+    r_max: float = 1.0
+    m: int = 1000
+    tolerance: float = 0.0
+    stop: str = "exact"
+    beyond: int = 10  # radii measured beyond the learnt one, for Figure 4
+
+
+@dataclass(frozen=True)
+class Vote:
+    m: int = 1000
+    stop: str = "exact"  # sequential, exact or none
+    alpha: float = 1e-3
+    clip: str = "intersect"
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # the first one makes the tables
+    chunk: int = 1024  # samples in memory at a time; fixed, so that the network's rounding never varies
+    dtype: str = ""  # precision of the votes: "" = that of the model; bfloat16, float16, float32
+    histogram_m: int = 10000  # points of Figure 2
+
+
+@dataclass(frozen=True)
+class Protocol:
+    examples: int = 100  # correctly classified test examples to attack
+    targets: int = 0  # targets per example; 0 = all
+    seed: int = 0
+    block: int = 25  # examples per part on disk
+
+
+@dataclass(frozen=True)
+class Attacks:
+    names: list[str] = field(default_factory=lambda: [*TARGETED, "DeepFool"])
+    budget: str = "paper"  # paper or fast: the settings of rcfast.attacks.get
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # by attack, over the budget's
+    confidences: list[float] = field(default_factory=lambda: [5.0 * i for i in range(9)])
+    confidence_models: list[str] = field(default_factory=lambda: list(TRAINED))
+    confidence_settings: dict[str, Any] = field(default_factory=dict)  # T-CW-L2 with k > 0, over its settings
+    alphas: list[float] = field(default_factory=lambda: [0.25 * i for i in range(9)])
+    adapted: list[str] = field(default_factory=lambda: list(ADAPTABLE))
+    grid_confidence: float = 20.0  # Figure 5
+    grid_alpha: float = 1.0  # Figure 9
+
+
+@dataclass(frozen=True)
+class Config:
+    preset: str = ""
+    seed: int = 0
+    device: str = "auto"  # auto = cuda where there is one
+    defences: list[str] = field(default_factory=lambda: list(DEFENCES))
+    user_defence: str = ""  # module:factory
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    length: Length = field(default_factory=Length)
+    vote: Vote = field(default_factory=Vote)
+    protocol: Protocol = field(default_factory=Protocol)
+    attacks: Attacks = field(default_factory=Attacks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain, JSON-able values."""
+        return dataclasses.asdict(self)
+
+
+def preset_table(name: str) -> dict[str, Any]:
+    """Return the TOML table of a preset of the package, or of a file that ends in .toml."""
+    try:
+        if name.endswith(".toml"):
+            return tomllib.loads(Path(name).read_text())
+        if name not in PRESETS:
+            raise ConfigError(f"preset must be one of {', '.join(PRESETS)} or a .toml file, got {name!r}")
+        return tomllib.loads((resources.files("rcfast.eval") / "presets" / f"{name}.toml").read_text())
+    except OSError as error:
+        raise ConfigError(f"preset {name}: {error.strerror}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"preset {name} is no TOML: {error}") from error
+
+
+def parse_setting(text: str) -> tuple[list[str], Any]:
+    """Split `a.b=value`; the value is read as TOML, or else as a string."""
+    name, equals, value = text.partition("=")
+    if not equals or not name.strip():
+        raise ConfigError(f"--set takes key=value, got {text!r}")
+    try:
+        parsed = tomllib.loads(f"value = {value}")["value"]
+    except tomllib.TOMLDecodeError:
+        parsed = value.strip()
+    return name.strip().split("."), parsed
+
+
+def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for name, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        merged[name] = _merge(merged[name], value) if both else value
+    return merged
+
+
+def _nested(path: list[str], value: Any) -> dict[str, Any]:
+    for name in reversed(path):
+        value = {name: value}
+    return value  # type: ignore[no-any-return]
+
+
+def build(
+    preset: str = "quick", *, overrides: Mapping[str, Any] | None = None, settings: Iterable[str] = ()
+) -> Config:
+    """Return the configuration: the preset, its part for the data set, then `overrides`, then `settings`.
+
+    overrides: nested, as in the TOML. settings: strings `key.key=value`.
+    Raises ConfigError for an unknown key, a wrong type or a value out of range, naming the key.
+    """
+    table = preset_table(preset)
+    special = table.pop("dataset", {})
+    over: dict[str, Any] = _merge({}, overrides or {})
+    for text in settings:
+        over = _merge(over, _nested(*parse_setting(text)))
+    chosen = str(over.get("data", {}).get("name", table.get("data", {}).get("name", "digits")))
+    table = _merge(_merge(table, special.get(chosen, {})), over)
+    config = _read(Config, {**table, "preset": preset}, "")
+    validate(config)
+    return config
+
+
+def _read(kind: Any, table: Any, where: str) -> Any:
+    """Return a dataclass filled from a table, each value checked against its annotation."""
+    if not isinstance(table, Mapping):
+        raise ConfigError(f"{where} must be a table, got {table!r}")
+    hints = typing.get_type_hints(kind)
+    values: dict[str, Any] = {}
+    for name, value in table.items():
+        path = f"{where}.{name}" if where else name
+        if name not in hints:
+            close = difflib.get_close_matches(name, hints, 1)
+            raise ConfigError(f"unknown setting {path}" + (f"; did you mean {close[0]}?" if close else ""))
+        values[name] = _value(hints[name], value, path)
+    return kind(**values)
+
+
+def _value(hint: Any, value: Any, path: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        return _read(hint, value, path)
+    origin = typing.get_origin(hint) or hint
+    if origin is list:
+        if not isinstance(value, list):
+            raise ConfigError(f"{path} must be a list, got {value!r}")
+        (inner,) = typing.get_args(hint)
+        return [_value(inner, item, f"{path}[{index}]") for index, item in enumerate(value)]
+    if origin is dict:
+        if not isinstance(value, Mapping):
+            raise ConfigError(f"{path} must be a table, got {value!r}")
+        inner = typing.get_args(hint)[1]
+        return {str(k): v if inner is Any else _value(inner, v, f"{path}.{k}") for k, v in value.items()}
+    if hint is float and type(value) is int:
+        return float(value)
+    if isinstance(hint, types.UnionType) or type(value) is not hint:
+        raise ConfigError(f"{path} must be of type {hint.__name__}, got {value!r}")
+    return value
+
+
+def _need(holds: bool, name: str, must: str, value: Any) -> None:
+    if not holds:
+        raise ConfigError(f"{name} must {must}, got {value!r}")
+
+
+def validate(config: Config) -> None:
+    """Raise ConfigError for the first value out of range."""
+    length, vote, protocol, attacks = config.length, config.vote, config.protocol, config.attacks
+    known = set(DEFENCES)
+    for name in config.defences:
+        _need(name in known, "defences", f"be among {', '.join(DEFENCES)}", name)
+    _need(bool(config.defences), "defences", "name at least one", config.defences)
+    _need(
+        "point" in config.defences,
+        "defences",
+        "contain point: the others are compared with it",
+        config.defences,
+    )
+    _need(config.data.validation >= 0, "data.validation", "not be negative", config.data.validation)
+    _need(length.r <= 1, "length.r", "be at most 1", length.r)
+    _need(
+        0 <= length.r0 <= length.r_max <= 1,
+        "length.r0 <= length.r_max",
+        "lie in [0, 1]",
+        [length.r0, length.r_max],
+    )
+    _need(0 < length.step <= 1, "length.step", "lie in (0, 1]", length.step)
+    _need(length.beyond >= 0, "length.beyond", "not be negative", length.beyond)
+    for section, stop, m in (("length", length.stop, length.m), ("vote", vote.stop, vote.m)):
+        _need(stop in STOPS, f"{section}.stop", f"be one of {', '.join(STOPS)}", stop)
+        _need(m >= 1, f"{section}.m", "be at least 1", m)
+    _need(vote.histogram_m >= 1, "vote.histogram_m", "be at least 1", vote.histogram_m)
+    _need(0 < vote.alpha < 1, "vote.alpha", "lie in (0, 1)", vote.alpha)
+    _need(vote.clip in ("intersect", "clamp"), "vote.clip", "be intersect or clamp", vote.clip)
+    _need(bool(vote.seeds), "vote.seeds", "name at least one seed", vote.seeds)
+    _need(len(set(vote.seeds)) == len(vote.seeds), "vote.seeds", "not repeat a seed", vote.seeds)
+    _need(vote.chunk >= 1, "vote.chunk", "be at least 1", vote.chunk)
+    _need(
+        vote.dtype in ("", "float32", "bfloat16", "float16"),
+        "vote.dtype",
+        "be empty, float32, bfloat16 or float16",
+        vote.dtype,
+    )
+    _need(protocol.examples >= 1, "protocol.examples", "be at least 1", protocol.examples)
+    _need(protocol.targets >= 0, "protocol.targets", "not be negative", protocol.targets)
+    _need(protocol.block >= 1, "protocol.block", "be at least 1", protocol.block)
+    for name in attacks.names:
+        _need(
+            name in (*TARGETED, "DeepFool"),
+            "attacks.names",
+            f"be among {', '.join(TARGETED)}, DeepFool",
+            name,
+        )
+    for name in attacks.adapted:
+        _need(name in ADAPTABLE, "attacks.adapted", f"be among {', '.join(ADAPTABLE)}", name)
+    for name in attacks.confidence_models:
+        _need(
+            name in (*TRAINED, "user"),
+            "attacks.confidence_models",
+            f"be among {', '.join(TRAINED)}, user",
+            name,
+        )
+    for value in attacks.confidences:
+        _need(value >= 0, "attacks.confidences", "not be negative", value)
+    for value in attacks.alphas:
+        _need(value >= 0, "attacks.alphas", "not be negative", value)
+    _need(attacks.budget in ("paper", "fast"), "attacks.budget", "be paper or fast", attacks.budget)
