@@ -1,0 +1,338 @@
+"""What all attacks share: checks, batches, gradients, the record of queries, and the final judgement."""
+
+from __future__ import annotations
+
+import dataclasses
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from rcfast.attacks.memory import rows_that_fit
+from rcfast.attacks.result import AttackResult, Noise
+
+__all__ = ["Attack", "AttackResult", "AttackedModel", "Model", "Noise", "margin", "per_row", "resolution"]
+
+Model = Callable[[Tensor], Tensor]
+TOLERANCE = 1e-6  # inputs may leave [0,1] by this much: image pipelines round
+
+
+def per_row(value: Tensor, like: Tensor) -> Tensor:
+    """value [n] shaped [n,1,...,1] so that it multiplies like [n,...] row by row."""
+    return value.reshape(-1, *[1] * (like.dim() - 1))
+
+
+def margin(logits: Tensor, labels: Tensor, *, targeted: bool) -> Tensor:
+    """By how much [n] an attack has succeeded, positive on success: logits [n,L], labels [n] int64.
+
+    Targeted: Z_t - max_{i≠t} Z_i. Untargeted: max_{i≠y} Z_i - Z_y. Differentiable.
+    """
+    own = logits.gather(1, labels[:, None])[:, 0]
+    other = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+    return own - other if targeted else other - own
+
+
+def resolution(logits: Tensor) -> Tensor:
+    """Differences of logits [n,L] up to this [n] may be rounding.
+
+    An attack that stops at the first sign of success lands as close to the boundary as numbers go, where the
+    same example judged in a batch of another size may fall on the other side. Searches ask for this much
+    more.
+    """
+    return 16 * torch.finfo(logits.dtype).eps * logits.detach().abs().amax(1)
+
+
+class AttackedModel:
+    """The attacked model during one batch: logits, gradients, and a count of the forward passes.
+
+    `rows` [n] int64 says which example of the batch each row of the input belongs to, so that attacks may
+    drop finished examples and try several variants of one at once. limit: rows that fit into memory at once.
+    Neither the parameters nor their gradients are touched, and callers under torch.no_grad are fine.
+    """
+
+    def __init__(
+        self, model: Model, *, num_classes: int, limit: int, queries: Tensor, bar: tqdm | None = None
+    ):
+        self.model, self.num_classes, self.limit, self.queries = model, num_classes, limit, queries
+        self._bar, self._done = bar, 0.0
+
+    def logits(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Logits [n,L] of x [n,...]; keeps the graph if x requires a gradient and gradients are enabled."""
+        self.queries.index_add_(0, rows, torch.ones_like(rows))
+        return self.model(x)
+
+    @torch.no_grad()
+    def predict(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Logits [n,L] without a graph, in slices of at most `limit` rows."""
+        if len(x) <= self.limit:
+            return self.logits(x, rows)
+        parts = zip(x.split(self.limit), rows.split(self.limit), strict=True)
+        return torch.cat([self.logits(part, row) for part, row in parts])
+
+    def gradients(
+        self, x: Tensor, rows: Tensor, *losses: Callable[[Tensor], Tensor]
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Logits [n,L] at x [n,...] and, for each loss (logits -> [n] or scalar), its gradient [n,...] in x.
+
+        One forward pass, one backward pass for each loss.
+        """
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_(True)
+            logits = self.logits(leaf, rows)
+            if not logits.requires_grad:
+                raise TypeError("model must be differentiable: its logits carry no gradient in x")
+            values = [loss(logits).sum() for loss in losses]
+            last = len(values) - 1
+            grads = [torch.autograd.grad(v, leaf, retain_graph=k < last)[0] for k, v in enumerate(values)]
+        return logits.detach(), grads
+
+    def progress(self, share: float) -> None:
+        """Tells the progress bar which share of this batch is finished."""
+        if self._bar is not None:
+            step = share * len(self.queries) - self._done
+            if step > 0:
+                self._bar.update(step)
+                self._done += step
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attack(ABC):
+    """Base of all attacks: `attack(model, x, labels) -> AttackResult`.
+
+    An attack is a frozen dataclass of its hyperparameters: it prints, compares, hashes and holds no state.
+    `norm` (0, 2 or inf) is the noise that it minimises; `targeted` says whether labels are targets or true
+    labels. Subclasses write `_run` for one batch; checking, batching, judging and measuring happen here.
+    """
+
+    norm: ClassVar[float]
+    targeted: ClassVar[bool]
+
+    def __call__(
+        self,
+        model: Model,
+        x: Tensor,
+        labels: Tensor,
+        *,
+        progress: bool | str = False,
+        batch: int | None = None,
+        true_labels: Tensor | None = None,
+    ) -> AttackResult:
+        """Attacks every example on its own; who else is in the batch does not matter.
+
+        model: module or callable from x [n,...] to logits [n,L], deterministic, in eval mode. x [N,...]
+        float32 or float64 in [0,1]; labels [N] int64 in [0,L-1]: targets if the attack is targeted, else true
+        labels. progress: show a bar, a string names it. batch: examples attacked at once; None takes what the
+        free memory allows. true_labels [N] int64: optional, only to refuse targets that equal them.
+
+        An example on which the model already says what the attack wants is a success with noise 0.
+
+        Raises TypeError or ValueError, before the attack begins, for: x outside [0,1] by more than 1e-6, NaN,
+        another dtype; labels of another dtype, length, device or range; a target equal to the true label; a
+        model in training mode, not differentiable, or returning probabilities, NaN or another shape than
+        [n,L], L >= 2; batch < 1.
+        """
+        check_inputs(model, x, labels, batch=batch)
+        if true_labels is not None and self.targeted:
+            _check_targets(labels, true_labels)
+        x = _leave_inference_mode(x)
+        with torch.inference_mode(False), torch.no_grad():
+            return self._attack(
+                model, x.clamp(0, 1), _leave_inference_mode(labels), progress=progress, batch=batch
+            )
+
+    @abstractmethod
+    def _run(self, model: AttackedModel, x: Tensor, labels: Tensor) -> Tensor:
+        """Adversarial examples [b,...] for one batch x [b,...], labels [b]; rows that failed may be anything.
+
+        Runs under no_grad, and only on examples on which the model does not yet say what the attack wants.
+        """
+
+    def _confidence(self) -> float:
+        """Margin between logits that a success must have beyond saying the right label."""
+        return 0.0
+
+    def _copies(self, num_classes: int) -> int:
+        """Rows that one example fills in a forward pass; the batch becomes smaller by this factor."""
+        return 1
+
+    def _accepts(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Which rows [n] of logits [n,L] are certain successes, for use inside a search."""
+        lead = margin(logits, labels, targeted=self.targeted) - self._confidence()
+        return lead > resolution(logits)
+
+    def _judges(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Which rows [n] of logits [n,L] are successes: the argmax, and the confidence up to rounding."""
+        said = logits.argmax(1)
+        right = (said == labels) if self.targeted else (said != labels)
+        if self._confidence() > 0:
+            lead = margin(logits, labels, targeted=self.targeted)
+            right &= lead > self._confidence() - resolution(logits)
+        return right
+
+    def _attack(
+        self, model: Model, x: Tensor, labels: Tensor, *, progress: bool | str, batch: int | None
+    ) -> AttackResult:
+        if not len(x):
+            return _empty_result(x)
+        limit = batch or rows_that_fit(model, x)
+        logits = clean_logits(model, x, limit)
+        check_label_range(labels, logits.shape[1])
+        queries = torch.ones_like(labels)
+        adversarial = x.clone()
+        active = (~self._judges(logits, labels)).nonzero().flatten()
+        size = batch or max(1, limit // self._copies(logits.shape[1]))
+        name = progress if isinstance(progress, str) else type(self).__name__
+        with tqdm(total=len(x), desc=name, unit="ex", disable=not progress, bar_format=_BAR) as bar:
+            bar.update(len(x) - len(active))
+            for rows in active.split(size):
+                spent = torch.zeros_like(rows)
+                attacked = AttackedModel(
+                    model, num_classes=logits.shape[1], limit=limit, queries=spent, bar=bar
+                )
+                adversarial[rows] = self._run(attacked, x[rows], labels[rows]).to(x.dtype)
+                queries[rows] += spent
+                attacked.progress(1.0)
+        return self._judge(model, x, labels, adversarial, queries, limit=limit)
+
+    def _judge(
+        self, model: Model, x: Tensor, labels: Tensor, adversarial: Tensor, queries: Tensor, *, limit: int
+    ) -> AttackResult:
+        """The result, with success and noise measured anew on what is handed out."""
+        whole = adversarial.isfinite().flatten(1).all(1)
+        adversarial = torch.where(per_row(whole, x), adversarial.clamp(0, 1), x)
+        logits = torch.cat([model(part) for part in adversarial.split(limit)])
+        success = self._judges(logits, labels) & whole
+        adversarial = torch.where(per_row(success, x), adversarial, x)
+        return AttackResult(
+            adversarial=adversarial,
+            success=success,
+            noise=Noise.between(adversarial, x),
+            queries=queries + 1,
+            clean=x,
+        )
+
+    def replace(self, **changes: object) -> Attack:
+        """The same attack with other hyperparameters."""
+        return dataclasses.replace(self, **changes)
+
+
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} [{elapsed}<{remaining}, {rate_fmt}]"
+
+
+def _leave_inference_mode(tensor: Tensor) -> Tensor:
+    if not tensor.is_inference():
+        return tensor
+    with torch.inference_mode(False):
+        return tensor.clone()
+
+
+def _empty_result(x: Tensor) -> AttackResult:
+    zero = x.new_zeros(0)
+    none = torch.zeros(0, dtype=torch.int64, device=x.device)
+    return AttackResult(x.clone(), none.bool(), Noise(zero, zero, zero), none, x)
+
+
+def _kind(value: object) -> str:
+    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
+
+
+def check_inputs(model: Model, x: Tensor, labels: Tensor, *, batch: int | None) -> None:
+    """Raises TypeError or ValueError for everything that can be seen without running the model."""
+    if not callable(model):
+        raise TypeError(f"model must be a module or callable from inputs to logits, got {_kind(model)}")
+    if isinstance(model, nn.Module) and any(m.training for m in model.modules()):
+        raise ValueError("model must be in eval mode: call model.eval() first, dropout would blur the attack")
+    if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"x must be a float32 or float64 tensor, got {_kind(x)}")
+    if x.dim() < 2 or (len(x) > 0 and not x[0].numel()):
+        raise ValueError(f"x must have shape [N, ...] with at least one coordinate, got {tuple(x.shape)}")
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
+        raise TypeError(f"labels must be an int64 tensor, got {_kind(labels)}")
+    if labels.shape != x.shape[:1]:
+        raise ValueError(f"labels must have shape [{len(x)}], one for each x, got {tuple(labels.shape)}")
+    if labels.device != x.device:
+        raise ValueError(f"labels must be on the device of x, {x.device}, got {labels.device}")
+    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
+        raise ValueError(f"batch must be a positive integer or None, got {batch!r}")
+    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    if first is not None and first.device != x.device:
+        raise ValueError(f"x must be on the device of the model, {first.device}, got {x.device}")
+    if len(x):
+        _check_range(x)
+
+
+def _check_range(x: Tensor) -> None:
+    outside = ~((x >= -TOLERANCE) & (x <= 1 + TOLERANCE))
+    if outside.any():
+        at = tuple(outside.nonzero()[0].tolist())
+        value = float(x[at])
+        if value != value:
+            raise ValueError(f"x must not contain NaN, got NaN at index {list(at)}")
+        raise ValueError(f"x must lie in [0, 1], got {value:.9g} at index {list(at)}")
+
+
+def check_label_range(labels: Tensor, num_classes: int, *, name: str = "labels") -> None:
+    """Raises ValueError unless labels [N] lie in [0, num_classes-1]."""
+    wrong = (labels < 0) | (labels >= num_classes)
+    if wrong.any():
+        at = int(wrong.nonzero()[0])
+        raise ValueError(f"{name} must lie in [0, {num_classes - 1}], got {int(labels[at])} at index {at}")
+
+
+def _check_targets(labels: Tensor, true_labels: Tensor) -> None:
+    if true_labels.dtype != torch.int64 or true_labels.shape != labels.shape:
+        kind = f"{true_labels.dtype} {tuple(true_labels.shape)}"
+        raise ValueError(f"true_labels must be int64 of shape {tuple(labels.shape)}, got {kind}")
+    same = labels == true_labels
+    if same.any():
+        at = int(same.nonzero()[0])
+        raise ValueError(
+            f"a target must differ from the true label, got {int(labels[at])} for both at index {at}"
+        )
+
+
+def clean_logits(model: Model, x: Tensor, limit: int) -> Tensor:
+    """Logits [N,L] of x [N,...], N >= 1, checked: shape, dtype, NaN, and that they are no probabilities."""
+    parts = []
+    for part in x.split(limit):
+        logits = model(part)
+        if not isinstance(logits, Tensor) or not logits.is_floating_point():
+            raise TypeError(f"model must return a floating point tensor, got {_kind(logits)}")
+        if logits.dim() != 2 or len(logits) != len(part) or logits.shape[1] < 2:
+            raise ValueError(
+                f"model must return logits of shape [{len(part)}, L] with L >= 2 for {len(part)} inputs, "
+                f"got {tuple(logits.shape)}"
+            )
+        parts.append(logits)
+    logits = torch.cat(parts)
+    wrong = ~logits.isfinite().all(1)
+    if wrong.any():
+        raise ValueError(f"model must return finite logits, got NaN or infinity for the input at index "
+                         f"{int(wrong.nonzero()[0])}")  # fmt: skip
+    if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-4).all()):
+        raise ValueError(
+            "model must return logits, got probabilities (every row is nonnegative and sums to 1): "
+            "take the softmax off its end, a saturated softmax has no gradient to follow"
+        )
+    return logits
+
+
+def check_positive(**values: float) -> None:
+    """Raises ValueError naming the first hyperparameter that is not a positive finite number."""
+    for name, value in values.items():
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name} must be positive, got {value!r}")
+
+
+def repeat_rows(x: Tensor, copies: int) -> Tensor:
+    """x [n,...] with every row `copies` times in a row: [n*copies,...]."""
+    return x.repeat_interleave(copies, dim=0)
+
+
+def slices(count: int, size: int) -> Sequence[slice]:
+    """Slices of at most `size` that cover range(count)."""
+    return [slice(start, min(start + size, count)) for start in range(0, count, max(size, 1))]
