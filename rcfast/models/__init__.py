@@ -1,0 +1,39 @@
+"""Networks by name. Each maps images [N,C,H,W] in [0,1] to logits [N,L]; a name and a configuration rebuild one."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from .cnn import digits_cnn, mnist_cnn
+from .network import ARCHITECTURES, Network
+from .resnet import cifar_resnet
+
+__all__ = ["ARCHITECTURES", "Network", "build", "cifar_resnet", "digits_cnn", "for_dataset", "mnist_cnn"]
+
+
+class _Described(Protocol):
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def num_classes(self) -> int: ...
+
+
+def build(name: str, **config: Any) -> Network:
+    """The network of this name. `build(**model.architecture)` makes one like `model`, with its first weights.
+
+    Raises ValueError for an unknown name, TypeError for an unknown setting.
+    """
+    if name not in ARCHITECTURES:
+        raise ValueError(f"name must be one of {', '.join(sorted(ARCHITECTURES))}, got {name!r}")
+    return ARCHITECTURES[name](**config)
+
+
+def for_dataset(dataset: _Described, **config: Any) -> Network:
+    """The network that suits a data set's shape (C,H,W) and number of classes: digits_cnn below 20 pixels a side,
+    mnist_cnn for other one-channel images, cifar_resnet for colour."""
+    channels, *sides = dataset.shape
+    if min(sides) < 20:
+        name = "digits_cnn"
+    else:
+        name = "mnist_cnn" if channels == 1 else "cifar_resnet"
+    return build(name, **{"shape": dataset.shape, "num_classes": dataset.num_classes, **config})

@@ -1,0 +1,63 @@
+"""Adversarial training (Goodfellow et al., 2015), with the attack of one's choice."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data import Split
+from .accuracy import mode
+from .engine import Run, TrainingResult, optimise
+from .recipe import recipe_for
+
+
+def fit_adversarial(
+    model: nn.Module,
+    train: Split,
+    *,
+    attack: Callable[[nn.Module, Tensor, Tensor], Any] | None = None,
+    validation: Split | None = None,
+    seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> TrainingResult:
+    """Train on every example and on one adversarial example of it, made against the current model in each minibatch.
+
+    The loss is the mean of the cross-entropy on both, at the true labels. The model is in evaluation mode and float32
+    while it is attacked. `history` has the accuracy on the clean examples.
+
+    attack: attack(model, x, labels) -> result with `.adversarial`, untargeted: labels are the true ones. Default:
+        `rcfast.attacks.DeepFool()` (the paper's choice).
+
+    Everything else is as in `fit`; a checkpoint also records `repr(attack)`.
+    """
+    recipe = recipe_for(model, **settings)
+    if attack is None:
+        from ..attacks import DeepFool
+
+        attack = DeepFool()
+    if not callable(attack):
+        raise TypeError(f"attack must be callable, got {type(attack).__name__}")
+    if getattr(attack, "targeted", False):
+        raise ValueError(f"attack must be untargeted, got {attack!r}")
+
+    def objective(model: nn.Module, x: Tensor, targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        with mode(model, training=False), torch.autocast(x.device.type, enabled=False):
+            adversarial = attack(model, x, labels).adversarial.detach().to(x.dtype)
+        logits = model(torch.cat([x, adversarial]))
+        loss = F.cross_entropy(
+            logits.float(), torch.cat([targets] * 2), label_smoothing=recipe.label_smoothing
+        )
+        return loss, logits[: len(x)]
+
+    method = {"name": "fit_adversarial", "attack": repr(attack)}
+    run = Run(
+        method=method, objective=objective, recipe=recipe, seed=seed, checkpoint=checkpoint, progress=progress
+    )
+    return optimise(model, train, run, validation=validation)

@@ -1,0 +1,71 @@
+"""Defensive distillation (Papernot et al., 2016)."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..data import Split
+from .accuracy import device_of, mode
+from .engine import Run, TrainingResult, optimise
+from .recipe import recipe_for
+
+
+def fit_distilled(
+    make_model: Callable[[], nn.Module],
+    train: Split,
+    *,
+    temperature: float = 100.0,
+    validation: Split | None = None,
+    seed: int = 0,
+    checkpoint: str | os.PathLike[str] | None = None,
+    progress: bool = False,
+    **settings: Any,
+) -> TrainingResult:
+    """Train a teacher with its softmax at `temperature` T, then a student on the teacher's softmax at T.
+
+    The student's logits divided by T are trained; it is used as it is, at T = 1, which makes its logits T times
+    larger than usual. The result's `model` is the student, its `teacher` the teacher's result.
+
+    make_model: makes a new model, twice.
+    checkpoint: of the student; the teacher's is beside it, with `-teacher` added to the stem.
+
+    Everything else is as in `fit`.
+    """
+    if not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, got {temperature}")
+    teacher_model, student = make_model(), make_model()
+    if teacher_model is student:
+        raise ValueError("make_model must make a new model at each call, got the same object twice")
+    recipe = recipe_for(student, **settings)
+
+    def objective(model: nn.Module, x: Tensor, targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        logits = model(x)
+        loss = F.cross_entropy(logits.float() / temperature, targets, label_smoothing=recipe.label_smoothing)
+        # Times T: the gradient at the logits is 1/T as large as without temperature.
+        return temperature * loss, logits
+
+    method: dict[str, Any] = {"name": "fit_distilled", "temperature": float(temperature), "role": "teacher"}
+    run = Run(method=method, objective=objective, recipe=recipe, seed=seed, progress=progress)
+    beside = None if checkpoint is None else Path(checkpoint).with_stem(Path(checkpoint).stem + "-teacher")
+    teacher = optimise(teacher_model, train, replace(run, checkpoint=beside), validation=validation)
+    soft = soft_labels(teacher.model, train.x, temperature)
+    run = replace(run, checkpoint=checkpoint, method={**method, "role": "student"})
+    result = optimise(student, train, run, validation=validation, targets=soft)
+    return replace(result, teacher=teacher)
+
+
+def soft_labels(model: nn.Module, x: Tensor, temperature: float, batch_size: int = 500) -> Tensor:
+    """softmax(model(x) / temperature) [N,L] float32, in evaluation mode."""
+    device = device_of(model)
+    with mode(model, training=False), torch.inference_mode():
+        parts = [F.softmax(model(part.to(device)).float() / temperature, 1) for part in x.split(batch_size)]
+    return torch.cat(parts).clone()
