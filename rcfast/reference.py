@@ -60,7 +60,7 @@ def sample_hypercube(
     [max(0, x-r), min(1, x+r)]). ``clamp``: x + U(-r, r), clamped to [0,1], which piles mass on 0 and 1.
     """
     batch, shape = x.shape[0], x.shape[1:]
-    flat = x.reshape(batch, 1, -1)
+    flat = x.reshape(batch, 1, -1) + 0.0  # -0 becomes +0
     r = torch.as_tensor(r, dtype=torch.float32, device=x.device).reshape(-1, 1, 1)
     k = variates(seed, example_ids, first_sample, samples, flat.shape[-1]).to(torch.float32)
     if clip == "intersect":

@@ -23,7 +23,7 @@ RCFAST_HD float add(float a, float b) {
 }
 
 RCFAST_HD float unit_clamp(float v) {
-    v = v < 0.0f ? 0.0f : v;
+    v = v > 0.0f ? v : 0.0f;  // -0 becomes +0, as in the vector units' max
     return v > 1.0f ? 1.0f : v;
 }
 
@@ -46,7 +46,7 @@ struct Intersect {
 // x + U(-r, r), clamped: another distribution, with mass on 0 and 1.
 struct Clamp {
     static constexpr float kOffset = -32767.5f;
-    static RCFAST_HD Line line(float x, float r) { return {x, mul(r, 0x1p-15f)}; }
+    static RCFAST_HD Line line(float x, float r) { return {add(x, 0.0f), mul(r, 0x1p-15f)}; }  // -0 becomes +0
     static RCFAST_HD float point(Line line, float k) {
         return unit_clamp(add(line.base, mul(line.scale, add(k, kOffset))));
     }

@@ -1,0 +1,89 @@
+// pybind11 only: pointers come as integers from rcfast/ops.py, which has checked every tensor.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include "core/philox.h"
+#include "kernels.h"
+
+namespace py = pybind11;
+
+namespace {
+
+using Address = uintptr_t;
+
+template <class T>
+T* pointer(Address address) {
+    return reinterpret_cast<T*>(address);
+}
+
+// `stream` is None for the CPU.
+void sample_hypercube(Address out, int dtype, Address x, float r, Address r_each, Address example_ids, int64_t seed,
+                      Address seed_tensor, int64_t first_sample, int64_t batch, int64_t samples, int64_t n,
+                      int64_t channels, int clip, int threads, std::optional<Address> stream) {
+    const rcfast::SampleHypercube args{pointer<void>(out),
+                                       static_cast<rcfast::Dtype>(dtype),
+                                       pointer<const float>(x),
+                                       pointer<const float>(r_each),
+                                       r,
+                                       pointer<const int64_t>(example_ids),
+                                       pointer<const int64_t>(seed_tensor),
+                                       static_cast<uint64_t>(seed),
+                                       static_cast<uint32_t>(first_sample),
+                                       batch,
+                                       samples,
+                                       n,
+                                       channels,
+                                       static_cast<rcfast::Clip>(clip)};
+    const py::gil_scoped_release release;
+    if (!stream) return rcfast::cpu::sample_hypercube(args, threads);
+#if defined(RCFAST_CUDA)
+    rcfast::cuda::sample_hypercube(args, pointer<void>(*stream));
+#else
+    throw std::runtime_error("rcfast was built without CUDA");
+#endif
+}
+
+void vote(Address counts, Address logits, int dtype, int64_t batch, int64_t samples, int64_t labels, int threads,
+          std::optional<Address> stream) {
+    const rcfast::Vote args{
+        pointer<int32_t>(counts), pointer<const void>(logits), static_cast<rcfast::Dtype>(dtype), batch, samples,
+        labels};
+    const py::gil_scoped_release release;
+    if (!stream) return rcfast::cpu::vote(args, threads);
+#if defined(RCFAST_CUDA)
+    rcfast::cuda::vote(args, pointer<void>(*stream));
+#else
+    throw std::runtime_error("rcfast was built without CUDA");
+#endif
+}
+
+py::tuple philox4x32_10(const std::array<uint32_t, 4>& counter, const std::array<uint32_t, 2>& key) {
+    const auto words = rcfast::core::philox4x32_10({{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
+    return py::make_tuple(words.w[0], words.w[1], words.w[2], words.w[3]);
+}
+
+py::dict build_info() {
+    py::dict info;
+#if defined(RCFAST_CUDA)
+    info["cuda"] = RCFAST_CUDA;  // version of the compiler
+    info["cuda_targets"] = RCFAST_CUDA_TARGETS;
+#else
+    info["cuda"] = py::none();
+    info["cuda_targets"] = py::none();
+#endif
+    info["compiler"] = RCFAST_COMPILER;
+    info["instruction_sets"] = rcfast::cpu::instruction_sets();
+    info["instruction_set"] = rcfast::cpu::instruction_set();
+    return info;
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
+    m.doc() = "Native kernels of rcfast; use them through rcfast.ops.";
+    m.def("sample_hypercube", &sample_hypercube);
+    m.def("vote", &vote);
+    m.def("philox4x32_10", &philox4x32_10, py::arg("counter"), py::arg("key"));
+    m.def("build_info", &build_info);
+    m.def("use_instruction_set", &rcfast::cpu::use_instruction_set, py::arg("name"));
+}

@@ -1,0 +1,67 @@
+// Which instruction set the loops run on, and how their work is spread over threads.
+#include <atomic>
+#include <cstdlib>
+#include <stdexcept>
+
+#include "kernel_table.h"
+#include "threads.h"
+
+namespace rcfast::cpu {
+namespace {
+
+std::vector<const KernelTable*> usable() {
+    std::vector<const KernelTable*> tables;
+#if defined(RCFAST_X86)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        tables.push_back(&avx512_kernels);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) tables.push_back(&avx2_kernels);
+#endif
+    tables.push_back(&portable_kernels);
+    return tables;
+}
+
+const KernelTable* find(const std::string& name) {
+    std::string names;
+    for (const KernelTable* table : usable()) {
+        if (name == table->name) return table;
+        names += std::string(names.empty() ? "" : ", ") + table->name;
+    }
+    throw std::invalid_argument("instruction set must be one of " + names + " on this machine, got '" + name + "'");
+}
+
+std::atomic<const KernelTable*>& current() {
+    static std::atomic<const KernelTable*> table{[] {
+        const char* wish = std::getenv("RCFAST_CPU");
+        return wish && *wish ? find(wish) : usable().front();
+    }()};
+    return table;
+}
+
+}  // namespace
+
+std::vector<std::string> instruction_sets() {
+    std::vector<std::string> names;
+    for (const KernelTable* table : usable()) names.emplace_back(table->name);
+    return names;
+}
+
+std::string instruction_set() { return current().load()->name; }
+
+void use_instruction_set(const std::string& name) { current() = find(name); }
+
+void sample_hypercube(const SampleHypercube& args, int threads) {
+    const KernelTable* table = current();
+    const int64_t item = args.n < kSegment ? args.n : kSegment;
+    parallel_for(args.batch * segments(args.n) * args.samples, 16384 / (item + 1) + 1, threads,
+                 [&](int64_t begin, int64_t end) { table->sample_hypercube(args, begin, end); });
+}
+
+void vote(const Vote& args, int threads) {
+    const KernelTable* table = current();
+    parallel_for(args.batch * args.samples, 16384 / (args.labels + 10) + 1, threads,
+                 [&](int64_t begin, int64_t end) { table->vote(args, begin, end); });
+}
+
+}  // namespace rcfast::cpu

@@ -1,0 +1,10 @@
+// Compiled with the flags of its instruction set (CMakeLists.txt): only this table may leave the unit.
+#include "sample_hypercube.h"
+#include "simd_avx512.h"
+#include "vote.h"
+
+namespace rcfast::cpu {
+
+const KernelTable avx512_kernels = {"avx512", &sample_hypercube_items<Avx512>, &vote_rows<Avx512>};
+
+}  // namespace rcfast::cpu

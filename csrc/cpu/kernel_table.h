@@ -1,0 +1,23 @@
+// The loops, once per instruction set: each unit isa_*.cpp compiles the same templates with its own flags.
+#pragma once
+#include "../kernels.h"
+
+namespace rcfast::cpu {
+
+struct KernelTable {
+    const char* name;
+    void (*sample_hypercube)(const SampleHypercube&, int64_t begin, int64_t end);  // items of sample_items()
+    void (*vote)(const Vote&, int64_t begin, int64_t end);                         // rows, batch*samples of them
+};
+
+extern const KernelTable portable_kernels;
+#if defined(RCFAST_X86)
+extern const KernelTable avx2_kernels, avx512_kernels;
+#endif
+
+// An item of sampling is one segment of one sample of one example, ordered by example, segment, sample:
+// the lines of a segment are laid out once and used for all its samples while they stay in the first cache.
+constexpr int64_t kSegment = 2048;
+inline int64_t segments(int64_t n) { return (n + kSegment - 1) / kSegment; }
+
+}  // namespace rcfast::cpu

@@ -1,0 +1,115 @@
+// Points of hypercubes on the CPU; V is the vector type of the instruction set (simd_*.h).
+#pragma once
+#include <cstring>
+
+#include "../core/numbers.h"
+#include "../core/philox.h"
+#include "../core/region.h"
+#include "kernel_table.h"
+
+namespace rcfast::cpu {
+namespace {
+
+struct Row {  // one sample of one example
+    uint64_t seed, id;
+    uint32_t sample;
+};
+
+template <class V, int Groups, class Region, class T>
+inline void fill_groups(T* out, const float* base, const float* scale, const Row& row, uint32_t block) {
+    typename V::Variates k[Groups * V::kParts];
+    V::template variates<Groups>(row.seed, row.id, row.sample, block, k);
+    for (int part = 0; part < Groups * V::kParts; ++part) {
+        const int at = part * V::kPart;
+        V::store(out + at, V::template points<Region>(k[part], base + at, scale + at));
+    }
+}
+
+// Elements [first, first+count) of a row, first a multiple of eight; base and scale reach to a whole group.
+template <class V, class Region, class T>
+inline void fill(T* out, const float* base, const float* scale, int64_t first, int64_t count, const Row& row) {
+    constexpr int group = V::kParts * V::kPart;
+    const uint32_t block = static_cast<uint32_t>(first / core::kLanes);
+    int64_t at = 0;
+    for (; at + V::kUnroll * group <= count; at += V::kUnroll * group)
+        fill_groups<V, V::kUnroll, Region>(out + at, base + at, scale + at, row,
+                                           block + static_cast<uint32_t>(at / core::kLanes));
+    for (; at < count; at += group) {
+        const uint32_t here = block + static_cast<uint32_t>(at / core::kLanes);
+        if (at + group <= count) {
+            fill_groups<V, 1, Region>(out + at, base + at, scale + at, row, here);
+        } else {
+            T rest[group];
+            fill_groups<V, 1, Region>(rest, base + at, scale + at, row, here);
+            std::memcpy(out + at, rest, static_cast<size_t>(count - at) * sizeof(T));
+        }
+    }
+}
+
+// Element e = c*pixels + p of channels_last memory lies at p*channels + c.
+template <class T>
+inline void scatter(T* out, const T* points, int64_t first, int64_t count, int64_t channels, int64_t pixels) {
+    for (int64_t at = 0; at < count;) {
+        const int64_t c = (first + at) / pixels, p = (first + at) % pixels;
+        const int64_t run = pixels - p < count - at ? pixels - p : count - at;
+        T* to = out + p * channels + c;
+        for (int64_t i = 0; i < run; ++i) to[i * channels] = points[at + i];
+        at += run;
+    }
+}
+
+template <class V, class Region, class T>
+void sample_range(const SampleHypercube& a, int64_t begin, int64_t end) {
+    alignas(64) float base[kSegment + 64], scale[kSegment + 64];
+    alignas(64) T points[kSegment];
+    const int64_t per_example = segments(a.n);
+    const uint64_t seed = a.seed_tensor ? static_cast<uint64_t>(*a.seed_tensor) : a.seed;
+    for (int64_t item = begin; item < end;) {
+        const int64_t example = item / a.samples / per_example;
+        const int64_t first = item / a.samples % per_example * kSegment;
+        const int64_t count = a.n - first < kSegment ? a.n - first : kSegment;
+        const float r = a.r_each ? a.r_each[example] : a.r;
+        const float* x = a.x + example * a.n + first;
+        for (int64_t i = 0; i < count; ++i) {
+            const core::Line line = Region::line(x[i], r);
+            base[i] = line.base;
+            scale[i] = line.scale;
+        }
+        for (int64_t i = count; i < count + 64; ++i) base[i] = scale[i] = 0.0f;
+
+        const int64_t sample = item % a.samples;
+        const int64_t stop = end - item < a.samples - sample ? sample + end - item : a.samples;
+        for (int64_t s = sample; s < stop; ++s) {
+            T* out = static_cast<T*>(a.out) + (example * a.samples + s) * a.n;
+            const Row row{seed, static_cast<uint64_t>(a.example_ids[example]),
+                          a.first_sample + static_cast<uint32_t>(s)};
+            if (a.channels == 1) {
+                fill<V, Region>(out + first, base, scale, first, count, row);
+            } else {
+                fill<V, Region>(points, base, scale, first, count, row);
+                scatter(out, points, first, count, a.channels, a.n / a.channels);
+            }
+        }
+        item += stop - sample;
+    }
+}
+
+template <class V, class Region>
+void sample_dtype(const SampleHypercube& a, int64_t begin, int64_t end) {
+    switch (a.dtype) {
+        case Dtype::f32: return sample_range<V, Region, float>(a, begin, end);
+        case Dtype::f16: return sample_range<V, Region, core::f16>(a, begin, end);
+        case Dtype::bf16: return sample_range<V, Region, core::bf16>(a, begin, end);
+    }
+}
+
+template <class V>
+void sample_hypercube_items(const SampleHypercube& a, int64_t begin, int64_t end) {
+    if (a.clip == Clip::intersect)
+        sample_dtype<V, core::Intersect>(a, begin, end);
+    else
+        sample_dtype<V, core::Clamp>(a, begin, end);
+}
+
+}  // namespace
+}  // namespace rcfast::cpu

@@ -1,0 +1,98 @@
+// AVX2 and F16C: four Philox calls at a time, laid out as in simd_avx512.h.
+#pragma once
+#include <immintrin.h>
+
+#include "../core/numbers.h"
+#include "../core/philox.h"
+#include "../core/region.h"
+#include "vote.h"
+
+namespace rcfast::cpu {
+namespace {
+
+struct Avx2 {
+    static constexpr int kPart = 16;
+    static constexpr int kParts = 2;
+    static constexpr int kUnroll = 2;
+    using Variates = __m256i;
+    struct Points {
+        __m256 low, high;
+    };
+
+    template <int Groups>
+    static void variates(uint64_t seed, uint64_t id, uint32_t sample, uint32_t block, Variates* k) {
+        const __m256i mul0 = _mm256_set1_epi64x(core::kMul0), mul1 = _mm256_set1_epi64x(core::kMul1);
+        const __m256i order = _mm256_setr_epi64x(0, 2, 1, 3);  // lane 2j+i starts as call 2i+j
+        __m256i c0[Groups], c1[Groups], c2[Groups], c3[Groups];
+        for (int g = 0; g < Groups; ++g) {
+            c0[g] = _mm256_add_epi32(order, _mm256_set1_epi64x(static_cast<int64_t>(block) + 4 * g));
+            c1[g] = _mm256_set1_epi64x(sample);
+            c2[g] = _mm256_set1_epi64x(static_cast<int64_t>(id & 0xFFFFFFFFu));
+            c3[g] = _mm256_set1_epi64x(static_cast<int64_t>(id >> 32));
+        }
+        uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+        for (int round = 0; round < core::kRounds; ++round) {
+            const __m256i k0 = _mm256_set1_epi64x(key0), k1 = _mm256_set1_epi64x(key1);
+            for (int g = 0; g < Groups; ++g) {
+                const __m256i p0 = _mm256_mul_epu32(c0[g], mul0), p1 = _mm256_mul_epu32(c2[g], mul1);
+                c0[g] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p1, 32), c1[g]), k0);
+                c2[g] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p0, 32), c3[g]), k1);
+                c1[g] = p1;
+                c3[g] = p0;
+            }
+            key0 += core::kWeyl0;
+            key1 += core::kWeyl1;
+        }
+        for (int g = 0; g < Groups; ++g) {
+            const __m256i front = _mm256_blend_epi32(c0[g], _mm256_slli_epi64(c1[g], 32), 0xAA);
+            const __m256i back = _mm256_blend_epi32(c2[g], _mm256_slli_epi64(c3[g], 32), 0xAA);
+            k[2 * g] = _mm256_unpacklo_epi64(front, back);
+            k[2 * g + 1] = _mm256_unpackhi_epi64(front, back);
+        }
+    }
+
+    template <class Region>
+    static __m256 line(__m128i k, const float* base, const float* scale) {
+        const __m256 variate = _mm256_add_ps(_mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(k)),
+                                             _mm256_set1_ps(Region::kOffset));
+        const __m256 point = _mm256_add_ps(_mm256_loadu_ps(base), _mm256_mul_ps(_mm256_loadu_ps(scale), variate));
+        return clip(point, Region{});
+    }
+    static __m256 clip(__m256 v, core::Intersect) { return v; }
+    static __m256 clip(__m256 v, core::Clamp) {
+        return _mm256_min_ps(_mm256_max_ps(v, _mm256_setzero_ps()), _mm256_set1_ps(1.0f));
+    }
+
+    template <class Region>
+    static Points points(Variates k, const float* base, const float* scale) {
+        return {line<Region>(_mm256_castsi256_si128(k), base, scale),
+                line<Region>(_mm256_extracti128_si256(k, 1), base + 8, scale + 8)};
+    }
+
+    static void store(float* out, Points p) {
+        _mm256_storeu_ps(out, p.low);
+        _mm256_storeu_ps(out + 8, p.high);
+    }
+    static void store(core::f16* out, Points p) {
+        auto* to = reinterpret_cast<__m128i*>(out);
+        _mm_storeu_si128(to, _mm256_cvtps_ph(p.low, _MM_FROUND_TO_NEAREST_INT));
+        _mm_storeu_si128(to + 1, _mm256_cvtps_ph(p.high, _MM_FROUND_TO_NEAREST_INT));
+    }
+    static void store(core::bf16* out, Points p) {
+        const __m256i packed = _mm256_packus_epi32(rounded(p.low), rounded(p.high));  // packs within 128-bit halves
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permute4x64_epi64(packed, 0xD8));
+    }
+    static __m256i rounded(__m256 v) {
+        const __m256i u = _mm256_castps_si256(v);
+        const __m256i last = _mm256_and_si256(_mm256_srli_epi32(u, 16), _mm256_set1_epi32(1));
+        return _mm256_srli_epi32(_mm256_add_epi32(u, _mm256_add_epi32(last, _mm256_set1_epi32(0x7FFF))), 16);
+    }
+
+    template <class T>
+    static int64_t argmax(const T* row, int64_t labels) {
+        return cpu::argmax(row, labels);
+    }
+};
+
+}  // namespace
+}  // namespace rcfast::cpu

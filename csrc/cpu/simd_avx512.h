@@ -1,0 +1,120 @@
+// AVX-512 (F, BW, DQ, VL): eight Philox calls at a time, a 32-bit word in each 64-bit lane, where the
+// multiplier reads it and leaves its product.
+#pragma once
+#include <immintrin.h>
+
+#include "../core/numbers.h"
+#include "../core/philox.h"
+#include "../core/region.h"
+#include "vote.h"
+
+namespace rcfast::cpu {
+namespace {
+
+struct Avx512 {
+    static constexpr int kPart = 32;   // elements of one Variates
+    static constexpr int kParts = 2;   // Variates of one group of eight calls
+    static constexpr int kUnroll = 4;  // groups in flight: hides the latency of the ten dependent rounds
+    using Variates = __m512i;
+    struct Points {
+        __m512 low, high;
+    };
+
+    template <int Groups>
+    static void variates(uint64_t seed, uint64_t id, uint32_t sample, uint32_t block, Variates* k) {
+        const __m512i mul0 = _mm512_set1_epi64(core::kMul0), mul1 = _mm512_set1_epi64(core::kMul1);
+        // Unpacking 64-bit halves gathers the even and then the odd lanes: lane 2j+i starts as call 4i+j.
+        const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+        __m512i c0[Groups], c1[Groups], c2[Groups], c3[Groups];
+        for (int g = 0; g < Groups; ++g) {
+            c0[g] = _mm512_add_epi32(order, _mm512_set1_epi64(static_cast<int64_t>(block) + 8 * g));
+            c1[g] = _mm512_set1_epi64(sample);
+            c2[g] = _mm512_set1_epi64(static_cast<int64_t>(id & 0xFFFFFFFFu));
+            c3[g] = _mm512_set1_epi64(static_cast<int64_t>(id >> 32));
+        }
+        uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+        for (int round = 0; round < core::kRounds; ++round) {
+            const __m512i k0 = _mm512_set1_epi64(key0), k1 = _mm512_set1_epi64(key1);
+            for (int g = 0; g < Groups; ++g) {
+                const __m512i p0 = _mm512_mul_epu32(c0[g], mul0), p1 = _mm512_mul_epu32(c2[g], mul1);
+                c0[g] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p1, 32), c1[g], k0, 0x96);
+                c2[g] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p0, 32), c3[g], k1, 0x96);
+                c1[g] = p1;
+                c3[g] = p0;
+            }
+            key0 += core::kWeyl0;
+            key1 += core::kWeyl1;
+        }
+        for (int g = 0; g < Groups; ++g) {
+            const __m512i front = _mm512_mask_shuffle_epi32(c0[g], 0xAAAA, c1[g], static_cast<_MM_PERM_ENUM>(0xA0));
+            const __m512i back = _mm512_mask_shuffle_epi32(c2[g], 0xAAAA, c3[g], static_cast<_MM_PERM_ENUM>(0xA0));
+            k[2 * g] = _mm512_unpacklo_epi64(front, back);
+            k[2 * g + 1] = _mm512_unpackhi_epi64(front, back);
+        }
+    }
+
+    template <class Region>
+    static __m512 line(__m256i k, const float* base, const float* scale) {
+        const __m512 variate = _mm512_add_ps(_mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(k)),
+                                             _mm512_set1_ps(Region::kOffset));
+        const __m512 point = _mm512_add_ps(_mm512_loadu_ps(base), _mm512_mul_ps(_mm512_loadu_ps(scale), variate));
+        return clip(point, Region{});
+    }
+    static __m512 clip(__m512 v, core::Intersect) { return v; }
+    static __m512 clip(__m512 v, core::Clamp) {
+        return _mm512_min_ps(_mm512_max_ps(v, _mm512_setzero_ps()), _mm512_set1_ps(1.0f));
+    }
+
+    template <class Region>
+    static Points points(Variates k, const float* base, const float* scale) {
+        return {line<Region>(_mm512_castsi512_si256(k), base, scale),
+                line<Region>(_mm512_extracti64x4_epi64(k, 1), base + 16, scale + 16)};
+    }
+
+    static void store(float* out, Points p) {
+        _mm512_storeu_ps(out, p.low);
+        _mm512_storeu_ps(out + 16, p.high);
+    }
+    static void store(core::f16* out, Points p) {
+        auto* to = reinterpret_cast<__m256i*>(out);
+        _mm256_storeu_si256(to, _mm512_cvtps_ph(p.low, _MM_FROUND_TO_NEAREST_INT));
+        _mm256_storeu_si256(to + 1, _mm512_cvtps_ph(p.high, _MM_FROUND_TO_NEAREST_INT));
+    }
+    static void store(core::bf16* out, Points p) {  // not vcvtne2ps2bf16: that one flushes subnormals
+        const __m512i odd = _mm512_setr_epi32(0x00030001, 0x00070005, 0x000B0009, 0x000F000D, 0x00130011, 0x00170015,
+                                              0x001B0019, 0x001F001D, 0x00230021, 0x00270025, 0x002B0029, 0x002F002D,
+                                              0x00330031, 0x00370035, 0x003B0039, 0x003F003D);
+        _mm512_storeu_si512(out, _mm512_permutex2var_epi16(rounded(p.low), odd, rounded(p.high)));
+    }
+    static __m512i rounded(__m512 v) {  // to nearest even, in the upper half of each 32 bits
+        const __m512i u = _mm512_castps_si512(v);
+        const __m512i last = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
+        return _mm512_add_epi32(u, _mm512_add_epi32(last, _mm512_set1_epi32(0x7FFF)));
+    }
+
+    // Rows of up to 16 logits in one register; longer ones as plain loops.
+    template <class T>
+    static int64_t argmax(const T* row, int64_t labels) {
+        if (labels > 16) return cpu::argmax(row, labels);
+        const __mmask16 lanes = static_cast<__mmask16>((1u << labels) - 1u);
+        const __m512 v = load(row, lanes);
+        if (_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q)) return -1;
+        const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+        __m128 top = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+        top = _mm_max_ps(top, _mm_movehl_ps(top, top));
+        top = _mm_max_ss(top, _mm_movehdup_ps(top));
+        return __builtin_ctz(_mm512_cmp_ps_mask(v, _mm512_broadcastss_ps(top), _CMP_EQ_OQ));
+    }
+    static __m512 lowest() { return _mm512_set1_ps(core::kLowest); }
+    static __m512 load(const float* row, __mmask16 lanes) { return _mm512_mask_loadu_ps(lowest(), lanes, row); }
+    static __m512 load(const core::bf16* row, __mmask16 lanes) {
+        const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, row));
+        return _mm512_mask_mov_ps(lowest(), lanes, _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16)));
+    }
+    static __m512 load(const core::f16* row, __mmask16 lanes) {
+        return _mm512_mask_mov_ps(lowest(), lanes, _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes, row)));
+    }
+};
+
+}  // namespace
+}  // namespace rcfast::cpu

@@ -1,0 +1,115 @@
+#include "threads.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <condition_variable>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
+namespace rcfast::cpu {
+namespace {
+
+// Round to nearest, subnormals kept: the bits must not depend on what a caller made of its thread's modes
+// (torch.set_flush_denormal).
+class DefaultFloatingPoint {
+#if defined(__SSE__)
+  public:
+    DefaultFloatingPoint() : saved_(_mm_getcsr()) { _mm_setcsr(0x1F80); }
+    ~DefaultFloatingPoint() { _mm_setcsr(saved_); }
+
+  private:
+    unsigned saved_;
+#endif
+};
+
+struct Job {
+    const std::function<void(int64_t, int64_t)>* work;
+    int64_t items;
+    int parts;
+    int next = 0, done = 0;
+};
+
+class Pool {
+  public:
+    void run(Job& job) {
+        std::unique_lock<std::mutex> lock(mutex_);
+        while (static_cast<int>(workers_) < job.parts - 1) {
+            std::thread([this] { serve(); }).detach();
+            ++workers_;
+        }
+        queue_.push_back(&job);
+        work_there_.notify_all();
+        help(job, lock);
+        finished_.wait(lock, [&] { return job.done == job.parts; });
+        queue_.erase(std::find(queue_.begin(), queue_.end(), &job));
+    }
+
+  private:
+    // Takes parts of `job` until none is left; holds the lock at entry and exit.
+    void help(Job& job, std::unique_lock<std::mutex>& lock) {
+        while (job.next < job.parts) {
+            const int part = job.next++;
+            lock.unlock();
+            {
+                DefaultFloatingPoint modes;
+                (*job.work)(job.items * part / job.parts, job.items * (part + 1) / job.parts);
+            }
+            lock.lock();
+            if (++job.done == job.parts) finished_.notify_all();
+        }
+    }
+
+    void serve() {
+        std::unique_lock<std::mutex> lock(mutex_);
+        for (;;) {
+            Job* open = nullptr;
+            work_there_.wait(lock, [&] {
+                for (Job* job : queue_)
+                    if (job->next < job->parts) open = job;
+                return open != nullptr;
+            });
+            help(*open, lock);
+        }
+    }
+
+    std::mutex mutex_;
+    std::condition_variable work_there_, finished_;
+    std::vector<Job*> queue_;
+    unsigned workers_ = 0;
+};
+
+// Never destroyed, for detached workers outlive static destructors; a forked child, which has no workers,
+// gets a pool of its own.
+Pool& pool() {
+    static std::mutex mutex;
+    static Pool* current = nullptr;
+    static pid_t owner = 0;
+    const std::lock_guard<std::mutex> lock(mutex);
+    if (owner != getpid()) {
+        current = new Pool;
+        owner = getpid();
+    }
+    return *current;
+}
+
+}  // namespace
+
+void parallel_for(int64_t items, int64_t grain, int threads, const std::function<void(int64_t, int64_t)>& work) {
+    if (items <= 0) return;
+    const int64_t most = std::max<int64_t>(1, items / std::max<int64_t>(1, grain));
+    Job job{&work, items, static_cast<int>(std::min<int64_t>(std::max(1, threads), most))};
+    if (job.parts == 1) {
+        DefaultFloatingPoint modes;
+        work(0, items);
+    } else {
+        pool().run(job);
+    }
+}
+
+}  // namespace rcfast::cpu

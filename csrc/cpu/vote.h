@@ -1,0 +1,78 @@
+// Histogram of the argmax of logits on the CPU: plain loops over 16 lanes that the compiler turns into vectors.
+#pragma once
+#include <cstdlib>
+#include <cstring>
+
+#include "../core/argmax.h"
+#include "../core/numbers.h"
+#include "kernel_table.h"
+
+namespace rcfast::cpu {
+namespace {
+
+constexpr int kVoteLanes = 16;
+
+// The label of one row, or -1 for a row with a NaN.
+template <class T>
+inline int64_t argmax(const T* row, int64_t labels) {
+    float best[kVoteLanes];
+    int32_t nan[kVoteLanes];
+    for (int j = 0; j < kVoteLanes; ++j) {
+        best[j] = core::kLowest;
+        nan[j] = 0;
+    }
+    int64_t at = 0;
+    for (; at + kVoteLanes <= labels; at += kVoteLanes)
+        for (int j = 0; j < kVoteLanes; ++j) {
+            const float v = core::widen(row[at + j]);
+            nan[j] |= v != v;
+            best[j] = v > best[j] ? v : best[j];
+        }
+    for (int j = 0; at + j < labels; ++j) {
+        const float v = core::widen(row[at + j]);
+        nan[j] |= v != v;
+        best[j] = v > best[j] ? v : best[j];
+    }
+    float top = best[0];
+    int32_t bad = nan[0];
+    for (int j = 1; j < kVoteLanes; ++j) {
+        bad |= nan[j];
+        top = best[j] > top ? best[j] : top;
+    }
+    if (bad) return -1;
+    for (int64_t i = 0; i < labels; ++i)
+        if (core::widen(row[i]) == top) return i;
+    return -1;  // not reached: top is one of the row
+}
+
+template <class V, class T>
+void vote_range(const Vote& a, int64_t begin, int64_t end) {
+    const T* logits = static_cast<const T*>(a.logits);
+    // Votes of one example are gathered here, so that threads meet in counts once an example, not once a vote.
+    int32_t* tally = static_cast<int32_t*>(std::calloc(static_cast<size_t>(a.labels), sizeof(int32_t)));
+    for (int64_t row = begin; row < end;) {
+        const int64_t example = row / a.samples;
+        const int64_t stop = end < (example + 1) * a.samples ? end : (example + 1) * a.samples;
+        for (; row < stop; ++row) {
+            const int64_t label = V::argmax(logits + row * a.labels, a.labels);
+            if (label >= 0) ++tally[label];
+        }
+        int32_t* counts = a.counts + example * a.labels;
+        for (int64_t i = 0; i < a.labels; ++i)
+            if (tally[i]) __atomic_fetch_add(counts + i, tally[i], __ATOMIC_RELAXED);
+        std::memset(tally, 0, static_cast<size_t>(a.labels) * sizeof(int32_t));
+    }
+    std::free(tally);
+}
+
+template <class V>
+void vote_rows(const Vote& a, int64_t begin, int64_t end) {
+    switch (a.dtype) {
+        case Dtype::f32: return vote_range<V, float>(a, begin, end);
+        case Dtype::f16: return vote_range<V, core::f16>(a, begin, end);
+        case Dtype::bf16: return vote_range<V, core::bf16>(a, begin, end);
+    }
+}
+
+}  // namespace
+}  // namespace rcfast::cpu

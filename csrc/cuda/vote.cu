@@ -1,0 +1,82 @@
+// Two kernels of one rule. Few labels: a thread reads a row, votes are gathered in shared memory. Many labels:
+// a warp reads a row. Counts are integers, so the order of the atomic additions leaves no trace.
+#include "../core/argmax.h"
+#include "../core/numbers.h"
+#include "../kernels.h"
+#include "launch.h"
+
+namespace rcfast::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kWarp = 32;
+constexpr int kFewLabels = 64;  // a row of more is shared by a warp
+
+template <class T>
+static __global__ void __launch_bounds__(kThreads) vote_few_kernel(Vote a) {
+    __shared__ int32_t tally[kFewLabels];
+    const T* logits = static_cast<const T*>(a.logits);
+    const int labels = static_cast<int>(a.labels);
+    for (int64_t example = blockIdx.y; example < a.batch; example += gridDim.y) {
+        for (int i = threadIdx.x; i < labels; i += kThreads) tally[i] = 0;
+        __syncthreads();
+        for (int64_t s = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; s < a.samples;
+             s += static_cast<int64_t>(gridDim.x) * kThreads) {
+            const T* row = logits + (example * a.samples + s) * labels;
+            core::Leader leader = core::nobody();
+            for (int i = 0; i < labels; ++i) leader = core::consider(leader, core::widen(row[i]), i);
+            if (!leader.nan) atomicAdd(&tally[leader.label], 1);
+        }
+        __syncthreads();
+        for (int i = threadIdx.x; i < labels; i += kThreads)
+            if (tally[i]) atomicAdd(&a.counts[example * labels + i], tally[i]);
+        __syncthreads();
+    }
+}
+
+template <class T>
+static __global__ void __launch_bounds__(kThreads) vote_many_kernel(Vote a) {
+    const T* logits = static_cast<const T*>(a.logits);
+    const int lane = threadIdx.x % kWarp;
+    const int64_t rows = a.batch * a.samples, warps = static_cast<int64_t>(gridDim.x) * (kThreads / kWarp);
+    for (int64_t row = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kWarp; row < rows; row += warps) {
+        core::Leader leader = core::nobody();
+        for (int64_t i = lane; i < a.labels; i += kWarp)
+            leader = core::consider(leader, core::widen(logits[row * a.labels + i]), static_cast<int32_t>(i));
+        for (int step = kWarp / 2; step > 0; step /= 2) {
+            const core::Leader other{__shfl_down_sync(0xFFFFFFFFu, leader.value, step),
+                                     __shfl_down_sync(0xFFFFFFFFu, leader.label, step),
+                                     __shfl_down_sync(0xFFFFFFFFu, leader.nan, step)};
+            leader = core::better(leader, other);
+        }
+        if (lane == 0 && !leader.nan) atomicAdd(&a.counts[row / a.samples * a.labels + leader.label], 1);
+    }
+}
+
+template <class T>
+void launch(const Vote& a, cudaStream_t stream) {
+    if (a.labels <= kFewLabels) {
+        const int64_t blocks = (a.samples + kThreads - 1) / kThreads;
+        const dim3 grid(static_cast<unsigned>(blocks < 1024 ? blocks : 1024),
+                        static_cast<unsigned>(a.batch < kMaxGridY ? a.batch : kMaxGridY));
+        vote_few_kernel<T><<<grid, kThreads, 0, stream>>>(a);
+    } else {
+        const int64_t blocks = (a.batch * a.samples + kThreads / kWarp - 1) / (kThreads / kWarp);
+        vote_many_kernel<T><<<static_cast<unsigned>(blocks < 65536 ? blocks : 65536), kThreads, 0, stream>>>(a);
+    }
+    check_launch("vote");
+}
+
+}  // namespace
+
+void vote(const Vote& args, void* stream) {
+    if (args.batch == 0 || args.samples == 0) return;
+    const auto on = static_cast<cudaStream_t>(stream);
+    switch (args.dtype) {
+        case Dtype::f32: return launch<float>(args, on);
+        case Dtype::f16: return launch<core::f16>(args, on);
+        case Dtype::bf16: return launch<core::bf16>(args, on);
+    }
+}
+
+}  // namespace rcfast::cuda

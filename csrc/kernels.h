@@ -1,0 +1,54 @@
+// The whole native API: raw pointers, sizes and a stream. No torch header is included anywhere under csrc/.
+#pragma once
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace rcfast {
+
+enum class Dtype : int { f32 = 0, f16 = 1, bf16 = 2 };
+enum class Clip : int { intersect = 0, clamp = 1 };
+
+// out [batch, samples, n] <- points of the hypercubes around x [batch, n].
+struct SampleHypercube {
+    void* out;
+    Dtype dtype;
+    const float* x;
+    const float* r_each;         // [batch], or null: r for all
+    float r;
+    const int64_t* example_ids;  // [batch]
+    const int64_t* seed_tensor;  // one value, or null: seed
+    uint64_t seed;
+    uint32_t first_sample;
+    int64_t batch, samples, n;
+    int64_t channels;  // 1: elements lie in order; C > 1: out is channels_last, element c*(n/C)+p lies at p*C+c
+    Clip clip;
+};
+
+// counts [batch, labels] += histogram over samples of the argmax of logits [batch, samples, labels].
+// Ties go to the lowest label; a row with a NaN casts no vote.
+struct Vote {
+    int32_t* counts;
+    const void* logits;
+    Dtype dtype;
+    int64_t batch, samples, labels;
+};
+
+namespace cpu {
+void sample_hypercube(const SampleHypercube& args, int threads);
+void vote(const Vote& args, int threads);
+
+std::vector<std::string> instruction_sets();     // usable on this machine, best first
+std::string instruction_set();                   // in use
+void use_instruction_set(const std::string& name);  // for tests and benches; throws std::invalid_argument
+}  // namespace cpu
+
+#if defined(RCFAST_CUDA)
+// Asynchronous on `stream` of the current device; throw std::runtime_error when a launch is refused.
+namespace cuda {
+void sample_hypercube(const SampleHypercube& args, void* stream);
+void vote(const Vote& args, void* stream);
+}  // namespace cuda
+#endif
+
+}  // namespace rcfast
