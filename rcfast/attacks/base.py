@@ -185,6 +185,8 @@ class Attack(ABC):
         adversarial = x.clone()
         active = (~self._judges(logits, labels)).nonzero().flatten()
         size = batch or max(1, limit // self._copies(logits.shape[1]))
+        if self.rolling:
+            size = max(1, len(active))
         name = progress if isinstance(progress, str) else type(self).__name__
         with tqdm(total=len(x), desc=name, unit="ex", disable=not progress, bar_format=_BAR) as bar:
             bar.update(len(x) - len(active))
