@@ -110,6 +110,7 @@ class Attack(ABC):
 
     norm: ClassVar[float]
     targeted: ClassVar[bool]
+    rolling: ClassVar[bool] = False  # True: `_run` gets all examples and keeps to model.limit itself
 
     def __call__(
         self,
