@@ -1,0 +1,205 @@
+"""The operators ``torch.ops.rcfast.*``: schemas, fakes, CPU and CUDA kernels; the only user of ``data_ptr``.
+
+Operators write in place and return None, never allocate on the device and never synchronise, so that CUDA graphs
+can capture them. They check shapes, dtypes and devices; values (x in [0,1], no NaN) are the caller's promise, for
+looking at them would cost a synchronisation: :class:`rcfast.RegionClassifier` checks them once per call.
+"""
+
+import math
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+try:
+    from rcfast import _C
+except ImportError as error:  # imports work without the module; calls say what to do
+    _C, _MISSING = None, error
+
+_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+_CLIPS = {"intersect": 0, "clamp": 1}
+
+
+def _native() -> ModuleType:
+    if _C is None:
+        raise RuntimeError(
+            f"the native module of rcfast is missing or broken ({_MISSING}): run `pip install -e .`"
+        ) from _MISSING
+    return _C
+
+
+def build_info() -> dict[str, Any]:
+    """What the native module was built with (CUDA version and targets, compiler) and the CPU instruction set in use."""
+    return dict(_native().build_info())
+
+
+def _where(tensor: Tensor) -> tuple[int, int | None]:
+    """Threads for the CPU; the current stream of the tensor's device for CUDA."""
+    if tensor.device.type == "cpu":
+        return torch.get_num_threads(), None
+    if _native().build_info()["cuda"] is None:
+        raise RuntimeError(
+            "rcfast was built without CUDA kernels: install nvcc and run `RCFAST_CUDA=1 pip install -e .`, "
+            "or move the tensors to the CPU"
+        )
+    return 0, torch.cuda.current_stream(tensor.device).cuda_stream
+
+
+def _check_device(name: str, tensor: Tensor, like: Tensor) -> None:
+    if tensor.device != like.device:
+        raise ValueError(f"{name} must be on {like.device} like the output, got {tensor.device}")
+
+
+def _check(name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], shape: tuple[int, ...]) -> None:
+    if tensor.dtype not in dtypes:
+        raise TypeError(f"{name} must be {' or '.join(map(str, dtypes))}, got {tensor.dtype}")
+    if tuple(tensor.shape) != tuple(shape):
+        raise ValueError(f"{name} must have shape {list(shape)}, got {list(tensor.shape)}")
+
+
+def _channels(out: Tensor) -> int:
+    """1 where the elements of a point lie in order, C where ``out`` [B, s, C, ...] is channels_last."""
+    if out.is_contiguous():
+        return 1
+    if out.dim() > 3 and out.movedim(2, -1).is_contiguous():
+        return out.shape[2]
+    raise ValueError(f"out must be contiguous or channels_last, got strides {list(out.stride())}")
+
+
+@torch.library.custom_op("rcfast::sample_hypercube_", mutates_args=("out",), device_types=("cpu", "cuda"))
+def _sample_hypercube_(
+    out: Tensor,
+    x: Tensor,
+    r: float,
+    r_each: Tensor | None,
+    example_ids: Tensor,
+    seed: int,
+    seed_tensor: Tensor | None,
+    first_sample: int,
+    clip: str,
+) -> None:
+    samples, n = out.shape[1], math.prod(out.shape[2:])
+    if out.numel() == 0:
+        return
+    threads, stream = _where(out)
+    arguments = (
+        *(out.data_ptr(), _DTYPES[out.dtype], x.data_ptr(), r),
+        *(r_each.data_ptr() if r_each is not None else 0, example_ids.data_ptr()),
+        *(seed, seed_tensor.data_ptr() if seed_tensor is not None else 0, first_sample),
+        *(out.shape[0], samples, n, _channels(out), _CLIPS[clip], threads, stream),
+    )
+    if stream is None:
+        _native().sample_hypercube(*arguments)
+    else:
+        with torch.cuda.device(out.device):
+            _native().sample_hypercube(*arguments)
+
+
+@_sample_hypercube_.register_fake
+def _(out, x, r, r_each, example_ids, seed, seed_tensor, first_sample, clip) -> None:  # type: ignore[no-untyped-def]
+    pass
+
+
+@torch.library.custom_op("rcfast::vote_", mutates_args=("counts",), device_types=("cpu", "cuda"))
+def _vote_(counts: Tensor, logits: Tensor) -> None:
+    if logits.numel() == 0:
+        return
+    threads, stream = _where(counts)
+    arguments = (counts.data_ptr(), logits.data_ptr(), _DTYPES[logits.dtype], *logits.shape, threads, stream)
+    if stream is None:
+        _native().vote(*arguments)
+    else:
+        with torch.cuda.device(counts.device):
+            _native().vote(*arguments)
+
+
+@_vote_.register_fake
+def _(counts, logits) -> None:  # type: ignore[no-untyped-def]
+    pass
+
+
+def sample_hypercube_(
+    out: Tensor,
+    x: Tensor,
+    r: float | Tensor,
+    *,
+    seed: int | Tensor = 0,
+    example_ids: Tensor,
+    first_sample: int = 0,
+    clip: str = "intersect",
+) -> None:
+    """Fill ``out`` with points of the hypercubes around ``x`` (Cao and Gong, section 4).
+
+    The point is a pure function of (seed, example id, sample index, element index) and ``x``: it does not depend on
+    the batch, the chunk, the number of threads, the memory format or the device. Reduced dtypes are the float32
+    point rounded to nearest even. Each coordinate takes one of 65,536 equally spaced values of its interval.
+
+    Args:
+        out: [B, s, ...] float32, float16 or bfloat16, contiguous or (from [B, s, C, ...]) channels_last; overwritten.
+        x: [B, ...] float32 in [0, 1] (a promise, not checked).
+        r: half-width of the cube, a number >= 0 or one per example, float32 [B].
+        seed: 64-bit key; an int64 tensor of one value on the same device where CUDA graphs must see it change.
+        example_ids: int64 [B].
+        first_sample: index of out[:, 0]; first_sample + s at most 2^32.
+        clip: "intersect" draws from B(x, r) ∩ [0,1]^n; "clamp" draws x + U(-r, r) and clamps it.
+
+    Raises:
+        TypeError: a dtype other than the above.
+        ValueError: a shape, device, layout or value other than the above.
+    """
+    if out.dim() < 3:
+        raise ValueError(f"out must have shape [B, s, ...], got {list(out.shape)}")
+    if out.dtype not in _DTYPES:
+        raise TypeError(f"out must be float32, float16 or bfloat16, got {out.dtype}")
+    _check("x", x, (torch.float32,), (out.shape[0], *out.shape[2:]))
+    _check("example_ids", example_ids, (torch.int64,), (out.shape[0],))
+    if clip not in _CLIPS:
+        raise ValueError(f"clip must be 'intersect' or 'clamp', got {clip!r}")
+    if not 0 <= first_sample <= 2**32 - out.shape[1]:
+        raise ValueError(f"first_sample must lie in [0, 2^32 - {out.shape[1]}], got {first_sample}")
+    r_each = None
+    if isinstance(r, Tensor):
+        _check("r", r, (torch.float32,), (out.shape[0],))
+        r_each, r = r.contiguous(), 0.0
+    elif not 0 <= r < math.inf:
+        raise ValueError(f"r must be a finite number >= 0, got {r}")
+    seed_tensor = None
+    if isinstance(seed, Tensor):
+        if seed.dtype != torch.int64 or seed.numel() != 1:
+            raise TypeError(f"seed must be one int64 value, got {seed.dtype} of shape {list(seed.shape)}")
+        seed_tensor, seed = seed, 0
+    elif not -(2**63) <= seed < 2**64:
+        raise ValueError(f"seed must fit 64 bits, got {seed}")
+    for name, tensor in (("x", x), ("example_ids", example_ids), ("r", r_each), ("seed", seed_tensor)):
+        if tensor is not None:
+            _check_device(name, tensor, out)
+    _channels(out)
+    signed = seed - 2**64 if seed >= 2**63 else seed
+    _sample_hypercube_(
+        out, x.contiguous(), float(r), r_each, example_ids.contiguous(), signed, seed_tensor, first_sample, clip
+    )
+
+
+def vote_(counts: Tensor, logits: Tensor) -> None:
+    """Add the histogram over samples of the argmax of ``logits`` to ``counts``.
+
+    Ties go to the lowest label. A row with a NaN casts no vote: the sum of ``counts`` then falls short of the samples.
+
+    Args:
+        counts: int32 [B, L], contiguous; added to.
+        logits: [B, s, L] float32, float16 or bfloat16.
+
+    Raises:
+        TypeError: a dtype other than the above.
+        ValueError: a shape, device or layout other than the above.
+    """
+    if logits.dim() != 3:
+        raise ValueError(f"logits must have shape [B, s, L], got {list(logits.shape)}")
+    if logits.dtype not in _DTYPES:
+        raise TypeError(f"logits must be float32, float16 or bfloat16, got {logits.dtype}")
+    _check("counts", counts, (torch.int32,), (logits.shape[0], logits.shape[2]))
+    _check_device("logits", logits, counts)
+    if not counts.is_contiguous():
+        raise ValueError(f"counts must be contiguous, got strides {list(counts.stride())}")
+    _vote_(counts, logits.contiguous())
