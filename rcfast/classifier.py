@@ -1,0 +1,249 @@
+"""The region-based classifier: a majority vote over random points around each input (paper, section 5)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from . import ops, regions
+from .engine import Engine, Model, Runner, evaluating, tensors
+from .regions import check_int
+from .stopping import StoppingRule, check_stop
+
+MAX_SAMPLES = 2**31 - 1
+_JUDGED = 1 << 22  # counts judged at a time
+
+
+@dataclass(frozen=True)
+class Votes:
+    """The outcome of a vote on B examples over L labels."""
+
+    counts: Tensor  # [B, L] int32, votes per label; a row sums to samples
+    label: Tensor  # [B] int64, the label of the most votes, the lowest of those that tie
+    samples: Tensor  # [B] int64, points drawn
+    decided: Tensor  # [B] bool, False where m ran out before the sequential test had accepted the label
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    @property
+    def share(self) -> Tensor:
+        """[B] float32, the share of the votes that the label got."""
+        return self.counts.gather(1, self.label[:, None])[:, 0].float() / self.samples
+
+
+class RegionClassifier(nn.Module):
+    """Classifies by the most frequent label among random points of the region around an input.
+
+    ``model``: a module or callable that maps points [N, ...] in [0,1] to logits [N, L]. It is run in eval and
+    inference mode, left in the mode it was found in, and never changed. Its device is the classifier's.
+
+    ``r``: length (half-width) of the hypercube, a number, or a tensor [B] with one per example of every
+    batch.
+    ``m``: points per example, 1 to 2^31 - 1 (paper: 1,000).
+    ``clip``: ``"intersect"`` draws uniformly from the part of the cube inside [0,1]^n, as the paper does;
+    ``"clamp"`` draws from the cube and clamps, as other implementations do.
+    ``stop``: ``"sequential"`` stops an example when the label of its region's largest share is known with
+    error at most ``alpha``; ``"exact"`` when the remaining votes cannot change the label, which is therefore
+    always the label of all m votes; None draws all m. See :mod:`rcfast.stopping`.
+    ``seed``: of the points, 0 to 2^64 - 1. Each point is a function of seed, example id and sample index
+    alone.
+    ``num_classes``: L, checked if given.
+    ``chunk``: points per forward pass; by default found by timing (powers of two), once per input shape.
+    ``dtype``: precision in which points are drawn and the network runs (float32, float16, bfloat16), on a
+    converted copy or under autocast, whichever is faster; by default the model's own.
+
+    Raises TypeError or ValueError, naming the argument and the value.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        r: float | Tensor,
+        *,
+        m: int = 1000,
+        clip: regions.Clip = "intersect",
+        stop: str | None = "sequential",
+        alpha: float = 1e-3,
+        seed: int = 0,
+        num_classes: int | None = None,
+        chunk: int | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        if not callable(model):
+            raise TypeError(f"model must be a module or a callable, got {type(model).__name__}")
+        if dtype is not None and dtype not in regions.POINT_DTYPES:
+            raise ValueError(
+                f"dtype must be torch.float32, torch.float16, torch.bfloat16 or None, got {dtype}"
+            )
+        self.model = model
+        self.r = regions.check_radius(r)
+        self.m = check_int("m", m, 1, MAX_SAMPLES)
+        self.clip = regions.check_clip(clip)
+        self.stop = check_stop(stop)
+        self.alpha = _check_alpha(alpha)
+        self.seed = check_int("seed", seed, 0, 2**64 - 1)
+        self.num_classes = (
+            None if num_classes is None else check_int("num_classes", num_classes, 2, 2**31 - 1)
+        )
+        self.chunk = None if chunk is None else check_int("chunk", chunk, 1, MAX_SAMPLES)
+        self.dtype = dtype
+        self._engine = Engine(model, dtype, self.chunk)
+
+    def vote(self, x: Tensor, *, example_ids: Tensor | None = None, m: int | None = None) -> Votes:
+        """Votes on examples ``x`` [B, ...] float32 in [0,1].
+
+        ``example_ids`` int64 [B]: whose random numbers to use; by default a hash of each example's content,
+        so that the same input gets the same votes in any batch. ``m``: at most so many points, instead of the
+        classifier's.
+
+        Raises TypeError or ValueError for bad input before any work, and ValueError when the model returns
+        NaN or another shape than [N, L].
+        """
+        x = regions.check_examples(x)
+        m = self.m if m is None else check_int("m", m, 1, MAX_SAMPLES)
+        ids = None if example_ids is None else regions.check_ids(example_ids, len(x))
+        r = self.r
+        if isinstance(r, Tensor) and r.shape != x.shape[:1]:
+            raise ValueError(
+                f"r must be a number or have the shape [{len(x)}] of the batch, got {list(r.shape)}"
+            )
+        for name, value in (("x", x), ("example_ids", ids), ("r", r)):
+            device = next((t.device for t in tensors(self.model)), x.device)
+            if isinstance(value, Tensor) and value.device != device and name != "r":
+                raise ValueError(f"{name} must be on the device of the model, {device}, got {value.device}")
+        with evaluating(self.model):
+            runner = self._engine.runner(x.shape[1:], x.device)
+            if self.num_classes not in (None, runner.num_classes):
+                raise ValueError(
+                    f"model must return num_classes = {self.num_classes} logits, got {runner.num_classes}"
+                )
+            ids = regions.content_ids(x) if ids is None else ids
+            r = r.to(x.device) if isinstance(r, Tensor) else r
+            try:
+                outcome = self._count(runner, _Examples(x, r, ids), m)
+            finally:
+                runner.release()
+        return Votes(*(t.clone() for t in outcome))  # outside inference mode: ordinary tensors
+
+    def predict(self, x: Tensor) -> Tensor:
+        """Labels [B] int64 of examples ``x`` [B, ...] float32 in [0,1]. Raises like :meth:`vote`."""
+        return self.vote(x).label
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Votes per label, float32 [B, L], in place of logits; without gradient. Raises like :meth:`vote`."""
+        return self.vote(x).counts.to(torch.float32)
+
+    def extra_repr(self) -> str:
+        r = f"[{len(self.r)} lengths]" if isinstance(self.r, Tensor) else f"{self.r:g}"
+        names = ("m", "clip", "stop", "alpha", "seed", "num_classes", "chunk", "dtype")
+        return f"r={r}, " + ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {k: v for k, v in self.__dict__.items() if k != "_engine"}  # measured anew where it arrives
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._engine = Engine(self.model, self.dtype, self.chunk)
+
+    def _count(self, runner: Runner, examples: "_Examples", m: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Rounds from checkpoint to checkpoint; those that stop leave. -> counts, label, samples, decided."""
+        batch, device = len(examples.x), examples.x.device
+        rule = StoppingRule(self.stop, m, runner.num_classes, self.alpha)
+        counts = torch.zeros(batch, runner.num_classes, dtype=torch.int32, device=device)
+        samples = torch.zeros(batch, dtype=torch.int64, device=device)
+        decided = torch.zeros(batch, dtype=torch.bool, device=device)
+        active = torch.arange(batch, device=device)
+        first = 0
+        for last in rule.checkpoints():
+            self._draw(runner, examples, active, counts, first, last)
+            samples[active] = last
+            stays = []
+            for some in active.split(max(1, _JUDGED // runner.num_classes)):
+                stops, proven = rule.judge(counts[some], last)
+                decided[some] = proven
+                stays.append(some[~stops])
+            active = torch.cat(stays) if stays else active
+            first = last
+            if not len(active):
+                break
+        return counts, counts.argmax(1), samples, decided
+
+    def _draw(
+        self, runner: Runner, examples: "_Examples", active: Tensor, counts: Tensor, first: int, last: int
+    ) -> None:
+        """Samples ``first`` to ``last`` of the ``active`` examples [A], voted into ``counts`` [B, L]."""
+        start = 0
+        while start < len(active):
+            group, _ = _tile(len(active) - start, last - first, runner.chunk.rows)
+            some = active[start : start + group]
+            x, r, ids = examples.take(some)
+            votes = torch.zeros(group, runner.num_classes, dtype=torch.int32, device=x.device)
+            done = first
+            while done < last:
+                take = _tile(group, last - done, runner.chunk.rows)[1]
+                out, points = runner.points(group, take, x.shape[1:], x.device)
+                ops.sample_hypercube_(
+                    out, x, r, seed=self.seed, example_ids=ids, first_sample=done, clip=self.clip
+                )
+                try:
+                    logits = runner.logits(points, group * take)
+                except torch.OutOfMemoryError:
+                    runner.release()
+                    if not runner.chunk.shrink():
+                        raise
+                    if done == first:
+                        break
+                    continue
+                ops.vote_(votes, logits.unflatten(0, (group, take)).contiguous())
+                done += take
+            else:
+                _check_cast(votes, last - first, some)
+                counts[some] += votes
+                start += group
+
+
+@dataclass(frozen=True)
+class _Examples:
+    x: Tensor  # [B, ...]
+    r: float | Tensor  # or [B]
+    ids: Tensor  # [B]
+
+    def take(self, some: Tensor) -> tuple[Tensor, float | Tensor, Tensor]:
+        r = self.r[some] if isinstance(self.r, Tensor) else self.r
+        return self.x[some].to(torch.float32).contiguous(), r, self.ids[some]
+
+
+def _tile(examples: int, samples: int, rows: int) -> tuple[int, int]:
+    """How many examples and samples of each share a forward pass of at most ``rows`` points.
+
+    Samples are cut into even pieces, so that passes are of one size; of a few such cuts, the one that fills
+    best.
+    """
+    fewest = -(-samples // rows)
+    best = (0, 1, 1)
+    for pieces in range(fewest, fewest + 3):
+        piece = -(-samples // pieces)
+        group = min(examples, max(1, rows // piece))
+        if group * piece > best[0]:
+            best = (group * piece, group, piece)
+    return best[1], best[2]
+
+
+def _check_cast(votes: Tensor, samples: int, some: Tensor) -> None:
+    """Every point has voted. Raises ValueError naming the first example for which the model returned NaN."""
+    missing = samples - votes.sum(1)
+    if bool(missing.any()):
+        index = int(missing.nonzero()[0, 0])
+        where = f"{int(missing[index])} of {samples} points of example {int(some[index])}"
+        raise ValueError(f"model must not return NaN, got NaN logits at {where}")
+
+
+def _check_alpha(alpha: Any) -> float:
+    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
+        raise TypeError(f"alpha must be a number, got {alpha!r}")
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie in (0, 1), got {alpha}")
+    return float(alpha)

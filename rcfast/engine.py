@@ -1,0 +1,323 @@
+"""Runs a model on many points: precision, memory format, evaluation mode, and how many rows at a time."""
+
+import copy
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo.eval_frame import OptimizedModule
+
+Model = Callable[[Tensor], Tensor]
+FIRST_ROWS = 32  # the smallest chunk tried
+MAX_ROWS = 1 << 16
+POINT_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}  # the most that one chunk of points may take
+FORWARD_SECONDS = {
+    "cpu": 0.25,
+    "cuda": 0.1,
+}  # hardware that is busy this long is full; larger chunks only cost memory
+GAIN = 1.05  # a larger chunk must bring 5%, or it is not worth its memory
+PREFERENCE = (
+    1.1  # a way of running that is not the preferred one must be 10% faster: timing noise decides nothing
+)
+TIMINGS = 3
+PATIENCE = 2
+
+
+@contextmanager
+def evaluating(model: Model) -> Iterator[None]:
+    """Eval and inference mode inside; afterwards every submodule is in the mode in which it was."""
+    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
+    if training:
+        model.eval()  # type: ignore[attr-defined]
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def tensors(model: Model) -> list[Tensor]:
+    """Parameters and buffers of a model; nothing for a plain callable."""
+    return [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+
+
+def floating_dtype(model: Model) -> torch.dtype:
+    """The dtype of the model's first floating parameter or buffer; float32 where it has none."""
+    return next((t.dtype for t in tensors(model) if t.is_floating_point()), torch.float32)
+
+
+def _eager(model: Model) -> Model:
+    """What torch.compile was given, or the model itself."""
+    return getattr(model, "_orig_mod", None) or getattr(model, "_torchdynamo_orig_callable", None) or model
+
+
+def timed(call: Model, points: Tensor) -> tuple[float, Tensor]:
+    """Seconds that ``call(points)`` takes, and what it returns."""
+    cuda = points.device.type == "cuda"
+    if cuda:
+        torch.cuda.synchronize(points.device)
+    start = time.perf_counter()
+    out = call(points)
+    if cuda:
+        torch.cuda.synchronize(points.device)
+    return time.perf_counter() - start, out
+
+
+class Chunk:
+    """The number of rows per forward pass: given, or found by timing real passes at growing powers of two.
+
+    The passes timed are those of the work at hand, so that measuring costs nothing but the small chunks it
+    starts with. It ends when twice in a row a doubling has not brought 5% more rows per second, or at a
+    bound.
+    """
+
+    def __init__(self, given: int | None, row_bytes: int, device: torch.device) -> None:
+        self.limit = max(1, min(MAX_ROWS, POINT_BYTES.get(device.type, 32 << 20) // row_bytes))
+        self.rows = given or min(FIRST_ROWS, self.limit)
+        self.settled = self._given = given is not None
+        self._device = device
+        self._patience = PATIENCE
+        self._seconds: list[float] = []
+        self._best = (0.0, self.rows)  # rows per second, rows
+
+    def run(self, call: Model, points: Tensor) -> Tensor:
+        """``call(points)``, timed while the chunk is not settled."""
+        if self.settled or not 0.75 * self.rows < len(points) <= self.rows:
+            return call(points)
+        seconds, logits = timed(call, points)
+        self._observe(seconds * self.rows / len(points))
+        return logits
+
+    def shrink(self) -> bool:
+        """Half as many rows from now on, as there was no memory for more. False where that is impossible."""
+        if self._given or self.rows == 1:
+            return False
+        self.rows, self.settled = self.rows // 2, True
+        return True
+
+    def _observe(self, seconds: float) -> None:
+        self._seconds.append(seconds)
+        if len(self._seconds) < TIMINGS:
+            return
+        fastest = min(self._seconds)
+        self._seconds = []
+        if self.rows / fastest > GAIN * self._best[0]:
+            self._best, self._patience = (self.rows / fastest, self.rows), PATIENCE
+        else:
+            self._patience -= 1
+        enough = fastest > FORWARD_SECONDS.get(self._device.type, 0.1)
+        if self._patience == 0 or enough or 2 * self.rows > self.limit:
+            self.rows, self.settled = self._best[1], True
+        else:
+            self.rows *= 2
+
+
+@dataclass
+class Runner:
+    """One way of running a model on points of one shape; made by :class:`Engine`."""
+
+    call: Model
+    dtype: torch.dtype  # of the points
+    channels_last: bool
+    num_classes: int
+    chunk: Chunk
+    padded: bool  # every pass has exactly chunk.rows rows, so that a compiled model sees one shape
+    module: Model  # what is run eagerly
+    _buffer: Tensor | None = field(default=None, repr=False)
+
+    def points(
+        self, examples: int, samples: int, shape: torch.Size, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Room for points: [examples, samples, ...], and the [rows, ...] view that the network gets."""
+        used = examples * samples
+        rows = max(used, self.chunk.rows) if self.padded else used
+        n = shape.numel()
+        if self._buffer is None or len(self._buffer) < rows * n:
+            size = max(rows, self.chunk.rows) * n
+            self._buffer = torch.zeros(size, dtype=self.dtype, device=device)
+        flat = self._buffer[: rows * n]
+        if self.channels_last:
+            c, h, w = shape
+            flat = flat.view(rows, h, w, c).permute(0, 3, 1, 2)
+        else:
+            flat = flat.view(rows, *shape)
+        return flat[:used].unflatten(0, (examples, samples)), flat
+
+    def logits(self, points: Tensor, used: int) -> Tensor:
+        """Logits [used, L] of the first ``used`` rows, checked. Raises TypeError or ValueError."""
+        out = check_logits(self.chunk.run(self.call, points), len(points))
+        if out.shape[1] != self.num_classes:
+            raise ValueError(
+                f"model must return {self.num_classes} logits per point, got shape {tuple(out.shape)}"
+            )
+        out = out[:used]
+        if out.dtype == torch.float64:  # relative to the largest, rounding to float32 makes no ties
+            best = out.amax(1, keepdim=True)
+            out = torch.where(out == best, 0, out - best).to(torch.float32)
+        return out
+
+    def release(self) -> None:
+        """Let the buffer of points go."""
+        self._buffer = None
+
+
+def check_logits(out: Any, rows: int) -> Tensor:
+    """What a model returned for ``rows`` points: floating logits [rows, L >= 2]. Raises TypeError, ValueError."""
+    if not isinstance(out, Tensor):
+        raise TypeError(f"model must return a tensor of logits [N, L], got {type(out).__name__}")
+    if not out.is_floating_point():
+        raise TypeError(f"model must return floating logits, got {out.dtype}")
+    if out.ndim != 2 or len(out) != rows or out.shape[1] < 2:
+        raise ValueError(
+            f"model must return logits [N, L], L >= 2, got shape {tuple(out.shape)} for {rows} points"
+        )
+    return out
+
+
+@dataclass(frozen=True)
+class _Way:
+    """A candidate: what is called, eagerly, and what it gets."""
+
+    module: Model
+    dtype: torch.dtype  # of the points
+    channels_last: bool
+    copied: bool = False
+    autocast: bool = False
+
+    def bind(self, function: Model) -> Model:
+        """``function`` such that it takes points of ``dtype``."""
+        if self.autocast:
+
+            def call(points: Tensor) -> Tensor:
+                with torch.autocast(points.device.type, dtype=self.dtype):
+                    return function(points)
+
+            return call
+        own = floating_dtype(self.module)
+        return function if own == self.dtype else lambda points: function(points.to(own))
+
+
+class Engine:
+    """Chooses, once per shape of example, how a model is run, by running it; and keeps the converted copy
+    true.
+
+    Candidates: the model itself, or for another ``dtype`` a converted copy and autocast; each contiguous and,
+    for images, channels_last. The user's model is never changed.
+    """
+
+    def __init__(self, model: Model, dtype: torch.dtype | None, chunk: int | None) -> None:
+        self.model, self.dtype, self.chunk = model, dtype, chunk
+        self._runners: dict[Any, Runner] = {}
+        self._copies: dict[bool, nn.Module] = {}  # by channels_last
+        self._form: list[Any] = []
+
+    def runner(self, shape: torch.Size, device: torch.device) -> Runner:
+        """How to run the model on points of this shape, inside :func:`evaluating`; timed the first time."""
+        self._refresh()
+        key = (shape, device)
+        if key not in self._runners:
+            self._runners[key] = self._choose(shape, device)
+        return self._runners[key]
+
+    def _refresh(self) -> None:
+        """Today's weights in the copies; nothing kept for a model that has changed its form."""
+        now = tensors(self.model)
+        form = [(t.shape, t.dtype, t.device) for t in now]
+        if form != self._form:
+            self._form = form
+            self._copies.clear()
+            self._runners.clear()
+        # At every vote: version counters miss writes through .data, and the weights are small beside the
+        # dozens of forward passes that follow.
+        with torch.inference_mode(False), torch.no_grad():
+            for twin in self._copies.values():
+                torch._foreach_copy_(tensors(twin), now)
+
+    def _convert(self, channels_last: bool) -> nn.Module:
+        if channels_last not in self._copies:
+            with torch.inference_mode(False), torch.no_grad():
+                twin = copy.deepcopy(_eager(self.model))
+                assert isinstance(twin, nn.Module)
+                twin.eval().requires_grad_(False).to(dtype=self.dtype)
+                if channels_last:
+                    twin.to(memory_format=torch.channels_last)
+                self._copies[channels_last] = twin
+        return self._copies[channels_last]
+
+    def _ways(self, image: bool) -> list[Callable[[], _Way]]:
+        """Makers of the candidates, the preferred ones first."""
+        own, eager = floating_dtype(self.model), _eager(self.model)
+        dtype = self.dtype or (torch.float32 if own == torch.float64 else own)
+        ways: list[Callable[[], _Way]] = []
+        for last in (True, False) if image else (False,):
+            if self.dtype in (None, own) or not (tensors(self.model) or dtype != torch.float32):
+                ways.append(partial(_Way, eager, dtype, last))
+                continue
+            if tensors(self.model):
+                ways.append(partial(self._converted, dtype, last))
+            if dtype != torch.float32:
+                ways.append(partial(_Way, eager, dtype, last, autocast=True))
+        return ways
+
+    def _converted(self, dtype: torch.dtype, channels_last: bool) -> _Way:
+        return _Way(self._convert(channels_last), dtype, channels_last, copied=True)
+
+    def _choose(self, shape: torch.Size, device: torch.device) -> Runner:
+        makers = self._ways(image=len(shape) == 3)
+        trials: list[tuple[float, _Way, int]] = []
+        error: Exception | None = None
+        for make in makers:
+            try:
+                way = make()
+                seconds, out = _trial(way, shape, device, several=len(makers) > 1)
+            except Exception as failure:  # such as .view on channels_last, or a module that cannot be copied
+                error = failure
+                continue
+            trials.append(
+                (seconds, way, check_logits(out, len(out) if isinstance(out, Tensor) else 0).shape[1])
+            )
+        if not trials:
+            assert error is not None
+            raise error
+        fastest = min(seconds for seconds, _, _ in trials)
+        _, way, labels = next(t for t in trials if t[0] <= PREFERENCE * fastest)
+        self._copies = {
+            k: twin for k, twin in self._copies.items() if twin is way.module or self._in_use(twin)
+        }
+        return self._finish(way, labels, shape, device)
+
+    def _in_use(self, twin: nn.Module) -> bool:
+        return any(runner.module is twin for runner in self._runners.values())
+
+    def _finish(self, way: _Way, labels: int, shape: torch.Size, device: torch.device) -> Runner:
+        chunk = Chunk(self.chunk, shape.numel() * way.dtype.itemsize, device)
+        eager = way.bind(way.module)
+        compiled = _eager(self.model) is not self.model
+        if compiled:
+            while not chunk.settled:  # on the eager twin: every size would be another compilation
+                chunk.run(eager, _zeros(chunk.rows, shape, device, way))
+        function = self.model if not way.copied else way.module
+        if compiled and way.copied and isinstance(self.model, OptimizedModule):
+            function = OptimizedModule(
+                way.module, self.model.dynamo_ctx
+            )  # with the options that the user chose
+        return Runner(way.bind(function), way.dtype, way.channels_last, labels, chunk, compiled, way.module)
+
+
+def _zeros(rows: int, shape: torch.Size, device: torch.device, way: _Way) -> Tensor:
+    points = torch.zeros(rows, *shape, dtype=way.dtype, device=device)
+    return points.to(memory_format=torch.channels_last) if way.channels_last else points
+
+
+def _trial(way: _Way, shape: torch.Size, device: torch.device, *, several: bool) -> tuple[float, Tensor]:
+    """Least seconds of a pass, and what it returned."""
+    points = _zeros(FIRST_ROWS if several else 1, shape, device, way)
+    call = way.bind(way.module)
+    out = call(points)
+    return (min(timed(call, points)[0] for _ in range(TIMINGS)) if several else 0.0), out
