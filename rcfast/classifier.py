@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from . import ops, regions
 from .engine import Engine, Model, Runner, evaluating, tensors
-from .regions import check_int
+from .regions import check_int, check_number
 from .stopping import StoppingRule, check_stop
 
 MAX_SAMPLES = 2**31 - 1
@@ -83,7 +83,7 @@ class RegionClassifier(nn.Module):
         self.m = check_int("m", m, 1, MAX_SAMPLES)
         self.clip = regions.check_clip(clip)
         self.stop = check_stop(stop)
-        self.alpha = _check_alpha(alpha)
+        self.alpha = check_number("alpha", alpha, 0, 1, "()")
         self.seed = check_int("seed", seed, 0, 2**64 - 1)
         self.num_classes = (
             None if num_classes is None else check_int("num_classes", num_classes, 2, 2**31 - 1)
@@ -239,11 +239,3 @@ def _check_cast(votes: Tensor, samples: int, some: Tensor) -> None:
         index = int(missing.nonzero()[0, 0])
         where = f"{int(missing[index])} of {samples} points of example {int(some[index])}"
         raise ValueError(f"model must not return NaN, got NaN logits at {where}")
-
-
-def _check_alpha(alpha: Any) -> float:
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float):
-        raise TypeError(f"alpha must be a number, got {alpha!r}")
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie in (0, 1), got {alpha}")
-    return float(alpha)

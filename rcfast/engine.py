@@ -168,7 +168,7 @@ class Runner:
 
 
 def check_logits(out: Any, rows: int) -> Tensor:
-    """What a model returned for ``rows`` points: floating logits [rows, L >= 2]. Raises TypeError, ValueError."""
+    """What a model returned for ``rows`` points: logits [rows, L >= 2]. Raises TypeError or ValueError."""
     if not isinstance(out, Tensor):
         raise TypeError(f"model must return a tensor of logits [N, L], got {type(out).__name__}")
     if not out.is_floating_point():

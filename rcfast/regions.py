@@ -32,6 +32,20 @@ def check_int(name: str, value: Any, low: int, high: int) -> int:
     return int(number)
 
 
+def check_number(name: str, value: Any, low: float, high: float, ends: str = "[]") -> float:
+    """``value`` as a finite float between ``low`` and ``high``; ``ends`` "(" and ")" leave an end out.
+
+    Raises TypeError for another type, ValueError outside the range.
+    """
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    number = float(value)
+    inside = low < number < high or (number == low and ends[0] == "[") or (number == high and ends[1] == "]")
+    if not (inside and math.isfinite(number)):
+        raise ValueError(f"{name} must lie in {ends[0]}{low:g}, {high:g}{ends[1]}, got {number}")
+    return number
+
+
 def check_radius(r: Any) -> float | Tensor:
     """A length (half-width) ``r``: a finite number >= 0, or a floating tensor [B] of them.
 
@@ -50,7 +64,7 @@ def check_radius(r: Any) -> float | Tensor:
     if isinstance(r, bool) or not isinstance(r, Real):
         raise TypeError(f"r must be a number or a floating tensor [B], got {r!r}")
     length = float(r)
-    if not (math.isfinite(length) and length >= 0):
+    if not 0 <= length < math.inf:
         raise ValueError(f"r must be finite and >= 0, got {length}")
     return length
 
