@@ -1,4 +1,4 @@
-"""Data sets as tensors: images in [0,1], integer labels, and a validation split that depends on the seed alone."""
+"""Data sets as tensors: images in [0,1], integer labels, and a validation split chosen by a seed."""
 
 from __future__ import annotations
 
@@ -84,15 +84,16 @@ def load(
 
     name_or_path: `digits` (scikit-learn's 1,797 8×8 images, embedded), `mnist` or `cifar10`
         (`<root>/<name>.npz` if it is there, else torchvision's download, verified by checksum and kept as
-        that file), or the path of an `.npz` in the Keras layout: x_train, x_test uint8 [N,H,W] or [N,H,W,C], or
-        float in [0,1]; y_train, y_test integers [N] that start at 0.
-    root: folder of the data; default: the environment variable RCFAST_DATA, else `rcfast` in the user's cache.
+        that file), or the path of an `.npz` in the Keras layout: x_train, x_test uint8 [N,H,W] or [N,H,W,C],
+        or float in [0,1]; y_train, y_test integers [N] that start at 0.
+    root: folder of the data; default: the environment variable RCFAST_DATA, else `rcfast` in the user's
+        cache.
     validation: number of validation examples; default: a sixth of the training examples, at most 5,000, which
         gives Table 2's 55,000 / 5,000 (MNIST) and 45,000 / 5,000 (CIFAR-10).
     seed: chooses which examples these are. The test set never depends on it.
 
-    Raises ValueError that names the file and its fault, FileNotFoundError for a path that is not there, OSError
-    where a download fails. A faulty file is never used in part.
+    Raises ValueError that names the file and its fault, FileNotFoundError for a path that is not there,
+    OSError where a download fails. A faulty file is never used in part.
     """
     name = os.fspath(name_or_path)
     if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
@@ -118,7 +119,7 @@ def load(
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
-    """The folder of data sets: the argument, else RCFAST_DATA, else `rcfast` in the user's cache folder (XDG)."""
+    """The folder of data sets: the argument, else RCFAST_DATA, else `rcfast` in the user's cache (XDG)."""
     chosen = root if root is not None else os.environ.get("RCFAST_DATA")
     if chosen:
         return Path(chosen).expanduser()

@@ -1,4 +1,4 @@
-"""Networks by name. Each maps images [N,C,H,W] in [0,1] to logits [N,L]; a name and a configuration rebuild one."""
+"""Networks by name: each maps images [N,C,H,W] in [0,1] to logits [N,L]; name and settings rebuild it."""
 
 from __future__ import annotations
 
@@ -29,8 +29,10 @@ def build(name: str, **config: Any) -> Network:
 
 
 def for_dataset(dataset: _Described, **config: Any) -> Network:
-    """The network that suits a data set's shape (C,H,W) and number of classes: digits_cnn below 20 pixels a side,
-    mnist_cnn for other one-channel images, cifar_resnet for colour."""
+    """The network that suits a data set's shape (C,H,W) and number of classes.
+
+    digits_cnn for sides below 20 pixels, mnist_cnn for other one-channel images, cifar_resnet for colour.
+    """
     channels, *sides = dataset.shape
     if min(sides) < 20:
         name = "digits_cnn"

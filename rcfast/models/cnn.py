@@ -17,8 +17,8 @@ def mnist_cnn(
 ) -> nn.Sequential:
     """The MNIST network of the paper (Carlini and Wagner, 2017, Table 1); 312,202 parameters.
 
-    conv3×3-32, conv3×3-32, pool2, conv3×3-64, conv3×3-64, pool2, dense 200, dropout, dense 200, dense L; ReLU, no
-    padding. Images of shape (C,H,W), sides of at least 16.
+    conv3×3-32, conv3×3-32, pool2, conv3×3-64, conv3×3-64, pool2, dense 200, dropout, dense 200, dense L;
+    ReLU, no padding. Images of shape (C,H,W), sides of at least 16.
     """
     channels, height, width = check_shape(shape, num_classes, least=16)
     rest = [((side - 4) // 2 - 4) // 2 for side in (height, width)]
@@ -51,8 +51,11 @@ def digits_cnn(
     dropout: float = 0.25,
     seed: int = 0,
 ) -> nn.Sequential:
-    """A small network for 8×8 digits: conv3×3-16, conv3×3-32, pool2, conv3×3-64, pool2, dense 64, dropout, dense L;
-    ReLU, padding 1. Images of shape (C,H,W), sides of at least 4."""
+    """A small network for 8×8 digits; 40,394 parameters.
+
+    conv3×3-16, conv3×3-32, pool2, conv3×3-64, pool2, dense 64, dropout, dense L; ReLU, padding 1. Images of
+    shape (C,H,W), sides of at least 4.
+    """
     channels, height, width = check_shape(shape, num_classes, least=4)
     return nn.Sequential(
         nn.Conv2d(channels, 16, 3, padding=1),

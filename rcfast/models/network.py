@@ -16,7 +16,8 @@ P = ParamSpec("P")
 class Network(nn.Module):
     """A stack of layers from images [N,C,H,W] in [0,1] to logits [N,L].
 
-    architecture: {"name": …, and every setting}; `rcfast.models.build(**architecture)` makes the same network.
+    architecture: {"name": …, and every setting}; `rcfast.models.build(**architecture)` makes the same
+        network.
     """
 
     def __init__(self, layers: nn.Sequential, architecture: dict[str, Any]) -> None:
@@ -29,7 +30,7 @@ class Network(nn.Module):
 
 
 class Normalize(nn.Module):
-    """(x − mean) / std per channel. The constants are buffers: inputs stay in [0,1], and they travel with the weights."""
+    """(x − mean) / std per channel; the constants are buffers, which travel with the weights."""
 
     mean: Tensor
     std: Tensor
@@ -43,11 +44,20 @@ class Normalize(nn.Module):
         return (x - self.mean) / self.std
 
 
+def _initialise(layers: nn.Module) -> None:
+    """He et al. (2015): with torch's own smaller weights the first epoch of mnist_cnn stays near chance."""
+    for layer in layers.modules():
+        if isinstance(layer, nn.Conv2d | nn.Linear):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+
+
 ARCHITECTURES: dict[str, Callable[..., Network]] = {}
 
 
 def register(factory: Callable[P, nn.Sequential]) -> Callable[P, Network]:
-    """Name a factory of layers: its `seed` argument decides the first weights, its settings become `architecture`."""
+    """Name a factory of layers: its `seed` decides the first weights, its settings become `architecture`."""
     signature = inspect.signature(factory)
 
     @functools.wraps(factory)
@@ -57,8 +67,9 @@ def register(factory: Callable[P, nn.Sequential]) -> Callable[P, Network]:
         settings = {key: list(v) if isinstance(v, tuple) else v for key, v in bound.arguments.items()}
         # The caller's random state is neither used nor moved.
         with torch.random.fork_rng(devices=[]):
-            torch.random.default_generator.manual_seed(settings["seed"])
+            torch.random.default_generator.manual_seed(bound.arguments["seed"])
             layers = factory(*args, **kwargs)
+            _initialise(layers)
         return Network(layers, {"name": factory.__name__, **settings})
 
     ARCHITECTURES[factory.__name__] = make

@@ -42,8 +42,10 @@ def cifar_resnet(
     std: tuple[float, ...] = CIFAR10_STD,
     seed: int = 0,
 ) -> nn.Sequential:
-    """ResNet of depth 6k + 2 (20, 32, 44, 56, 110): 3×3 convolution, three stages of k basic blocks with `width`, 2·
-    and 4·`width` channels, global average, dense L. Normalisation by `mean` and `std` happens inside: inputs in [0,1].
+    """ResNet of depth 6k + 2 (20, 32, 44, 56, 110).
+
+    3×3 convolution, three stages of k basic blocks with `width`, 2·`width` and 4·`width` channels, global
+    average, dense L. Normalisation by `mean` and `std` happens inside: inputs in [0,1].
 
     Raises ValueError for a depth that is not 6k + 2, or constants that do not match the number of channels.
     """
@@ -66,6 +68,4 @@ def cifar_resnet(
         for block in range((depth - 2) // 6):
             layers.append(BasicBlock(inputs, outputs, stride=2 if stage and not block else 1))
             inputs = outputs
-    for layer in (m for block in layers for m in block.modules() if isinstance(m, nn.Conv2d)):
-        nn.init.kaiming_normal_(layer.weight)
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, num_classes))

@@ -1,4 +1,4 @@
-"""Training: `fit`, its adversarial and distilled forms, one engine under them, and checkpoints that are data."""
+"""Training: `fit`, its adversarial and distilled forms, and checkpoints that are data, not code."""
 
 from .accuracy import Accuracy, evaluate
 from .adversarial import fit_adversarial

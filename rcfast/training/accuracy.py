@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -43,16 +44,15 @@ def device_of(model: Callable[[Tensor], Tensor]) -> torch.device | None:
     """Where a module's parameters (else buffers) are; None for a callable or a module without any."""
     if not isinstance(model, nn.Module):
         return None
-    first = next(model.parameters(), None)
-    first = next(model.buffers(), None) if first is None else first
-    return None if first is None else first.device
+    tensors = itertools.chain(model.parameters(), model.buffers())
+    return next((tensor.device for tensor in tensors), None)
 
 
 def evaluate(model: Callable[[Tensor], Tensor], split: Split, batch_size: int = 500) -> Accuracy:
     """Count the examples of `split` whose largest score, `model(x).argmax(1)`, is at their label.
 
-    model: module or callable from [B,…] to [B,L]; runs in evaluation and inference mode, in its own precision, and
-        its mode is left as found. Batches are moved to its device.
+    model: module or callable from [B,…] to [B,L]; runs in evaluation and inference mode, in its own
+        precision, and its mode is left as found. Batches are moved to its device.
 
     Raises ValueError for batch_size < 1 or an output that is not [B,L].
     """

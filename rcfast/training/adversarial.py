@@ -27,19 +27,19 @@ def fit_adversarial(
     progress: bool = False,
     **settings: Any,
 ) -> TrainingResult:
-    """Train on every example and on one adversarial example of it, made against the current model in each minibatch.
+    """Train on every example and on one adversarial example of it, made against the current model.
 
-    The loss is the mean of the cross-entropy on both, at the true labels. The model is in evaluation mode and float32
-    while it is attacked. `history` has the accuracy on the clean examples.
+    The loss is the mean of the cross-entropy on both, at the true labels. The model is in evaluation mode and
+    float32 while it is attacked. `history` has the accuracy on the clean examples.
 
-    attack: attack(model, x, labels) -> result with `.adversarial`, untargeted: labels are the true ones. Default:
-        `rcfast.attacks.DeepFool()` (the paper's choice).
+    attack: attack(model, x, labels) -> result with `.adversarial`, untargeted: labels are the true ones.
+        Default: `rcfast.attacks.DeepFool()` (the paper's choice).
 
     Everything else is as in `fit`; a checkpoint also records `repr(attack)`.
     """
     recipe = recipe_for(model, **settings)
     if attack is None:
-        from ..attacks import DeepFool
+        from ..attacks import DeepFool  # type: ignore[attr-defined]
 
         attack = DeepFool()
     if not callable(attack):

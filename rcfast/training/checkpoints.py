@@ -88,8 +88,10 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: PathLike
 
 
 def save_model(model: nn.Module, path: PathLike, config: Mapping[str, Any] | None = None) -> None:
-    """Write the model's tensors, its architecture (networks of `rcfast.models`) and `config` (anything JSON can
-    say) to one safetensors file, atomically; missing folders are made.
+    """Write the model to one safetensors file, atomically; missing folders are made.
+
+    The file holds its tensors, its architecture (networks of `rcfast.models`) and `config`, anything that
+    JSON can say.
 
     Raises TypeError where `config` is not JSON.
     """
@@ -104,11 +106,12 @@ def save_model(model: nn.Module, path: PathLike, config: Mapping[str, Any] | Non
 def load_model(
     path: PathLike, *, model: nn.Module | None = None, device: torch.device | str = "cpu"
 ) -> tuple[nn.Module, dict[str, Any]]:
-    """(model in evaluation mode, config) of a file of `save_model`, or of the finished checkpoint of a training.
+    """(model in evaluation mode, config) of a file of `save_model`, or of a finished training's checkpoint.
 
     model: needed where the file is of a network of your own; it receives the weights.
 
-    Raises FileNotFoundError; ValueError for a damaged file, one of another kind or model, an unfinished training.
+    Raises FileNotFoundError; ValueError for a damaged file, one of another kind or model, an unfinished
+    training.
     """
     tensors, description = read_tensors(path)
     if description.get("kind") not in ("model", "training"):

@@ -22,7 +22,7 @@ def check_run(seed: object, checkpoint: str | os.PathLike[str] | None) -> None:
 def check_split(
     split: object, what: str, num_classes: int | None = None, shape: torch.Size | None = None
 ) -> None:
-    """Types, shapes and ranges of a Split; `num_classes` bounds its labels, `shape` is what an example must have."""
+    """Types, shapes and ranges of a Split; `num_classes` bounds its labels, `shape` is that of an example."""
     if not isinstance(split, Split):
         raise TypeError(f"{what} must be an rcfast.data.Split, got {type(split).__name__}")
     if len(split) == 0:
@@ -39,8 +39,8 @@ def check_split(
         raise ValueError(f"{what}.x must have examples of shape {list(shape)}, got {list(split.x.shape[1:])}")
     inside = (split.x >= -TOLERANCE) & (split.x <= 1 + TOLERANCE)
     if not inside.all():  # NaN is not inside either
-        at = (~inside).nonzero()[0].tolist()
-        raise ValueError(f"{what}.x must lie in [0, 1], got {float(split.x[tuple(at)]):g} at {at}")
+        place = (~inside).nonzero()[0].tolist()
+        raise ValueError(f"{what}.x must lie in [0, 1], got {float(split.x[tuple(place)]):g} at {place}")
     wrong = (split.y < 0) | (split.y >= (num_classes if num_classes is not None else torch.inf))
     if wrong.any():
         at = int(wrong.nonzero()[0])

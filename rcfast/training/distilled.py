@@ -32,8 +32,8 @@ def fit_distilled(
 ) -> TrainingResult:
     """Train a teacher with its softmax at `temperature` T, then a student on the teacher's softmax at T.
 
-    The student's logits divided by T are trained; it is used as it is, at T = 1, which makes its logits T times
-    larger than usual. The result's `model` is the student, its `teacher` the teacher's result.
+    The student's logits divided by T are trained; it is used as it is, at T = 1, which makes its logits T
+    times larger than usual. The result's `model` is the student, its `teacher` the teacher's result.
 
     make_model: makes a new model, twice.
     checkpoint: of the student; the teacher's is beside it, with `-teacher` added to the stem.

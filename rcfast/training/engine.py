@@ -1,4 +1,4 @@
-"""The training loop under fit, fit_adversarial and fit_distilled: they differ in objective and targets only."""
+"""The loop under fit, fit_adversarial and fit_distilled, which differ in objective and targets only."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class TrainingResult:
     """What a training run gave.
 
     model: the trained model, in evaluation mode.
-    history: for each epoch its number `epoch` (from 1), mean `loss`, `accuracy` on the training examples as they were
-        seen, `seconds`, and `validation` accuracy where a validation set was given.
+    history: for each epoch its number `epoch` (from 1), mean `loss`, `accuracy` on the training examples as
+        they were seen, `seconds`, and `validation` accuracy where a validation set was given.
     seconds: time of all epochs, those before a resumption included.
     accuracy: on the validation set after the last epoch; None without one.
     teacher: of a distillation, its first run.
@@ -158,7 +158,7 @@ class _Loop:
 
 
 def augment(x: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:
-    """x [B,C,H,W], each image translated by up to `shift` pixels (filled with 0) and mirrored with probability 1/2."""
+    """x [B,C,H,W], each image moved by up to `shift` pixels (filled with 0) and half of them mirrored."""
     rows = torch.arange(len(x), device=x.device)
     if shift:
         height, width = x.shape[2:]
@@ -256,8 +256,8 @@ def _same(there: dict[str, Any], here: dict[str, Any], path: str | os.PathLike[s
         values = [config.get(key) for config in flat]
         if values[0] != values[1]:
             raise ValueError(
-                f"checkpoint {path} is of another configuration: {key} is {values[0]!r} there and {values[1]!r} here; "
-                "choose another path, or delete it to start anew"
+                f"checkpoint {path} is of another configuration: {key} is {values[0]!r} there and "
+                f"{values[1]!r} here; choose another path, or delete it to start anew"
             )
 
 

@@ -18,14 +18,16 @@ Precision = Literal["auto", "float32", "bfloat16"]
 class Recipe:
     """Settings of SGD with Nesterov momentum under a one-cycle schedule.
 
-    epochs, batch_size: passes over the examples; examples in a minibatch (as equal as possible, none left out).
-    lr: highest learning rate; it rises linearly over the share `warmup` of the steps and falls to 0 as a cosine.
+    epochs, batch_size: passes over the examples; examples in a minibatch (as equal as possible, none left
+        out).
+    lr: highest learning rate; it rises linearly over the share `warmup` of the steps and falls to 0 as a
+        cosine.
     momentum, weight_decay: of SGD; decay acts on matrices and kernels, not on biases or normalisation.
     label_smoothing: of the cross-entropy.
     shift: largest random translation in pixels, each axis uniform on −shift … shift, filled with 0.
     flip: mirror half of the images, left to right.
-    precision: of the network's arithmetic; `auto` is bfloat16 where the device has units for it. Weights, loss and
-        optimiser stay float32.
+    precision: of the network's arithmetic; `auto` is bfloat16 where the device has units for it. Weights,
+        loss and optimiser stay float32.
     channels_last: memory format of images and kernels in training.
 
     Raises ValueError or TypeError that names the setting and its value.
@@ -95,7 +97,7 @@ RECIPES: dict[str, Recipe] = {
 
 
 def recipe_for(model: nn.Module, **settings: Any) -> Recipe:
-    """The measured recipe of a network of `rcfast.models`, the general one for any other, with `settings` changed.
+    """The measured recipe of a network of `rcfast.models`, the general one for others; `settings` change it.
 
     Raises TypeError for an unknown setting.
     """

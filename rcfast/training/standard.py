@@ -26,18 +26,19 @@ def fit(
     """Train a classifier in place by cross-entropy, SGD with Nesterov momentum and a one-cycle schedule.
 
     model: module from x [B,…] in [0,1] to logits [B,L]; the run takes place on its device.
-    train, validation: examples x [N,…] float32 in [0,1], y [N] int64 in 0 … L−1. `validation` is only measured.
-    settings: fields of `Recipe`, such as epochs=8, batch_size=128, lr=0.1; those not given come from the recipe
-        measured for the network (`recipe_for`).
-    seed: decides the order of the examples, augmentation and dropout. With equal first weights, seed, settings and
-        number of threads, one machine gives equal final weights, bit for bit. The caller's random state is neither
-        used nor moved.
-    checkpoint: file to which each finished epoch is written, atomically. Where it is there already, the run goes on
-        from it and ends with the weights it would have had uninterrupted; a finished one is loaded.
+    train, validation: examples x [N,…] float32 in [0,1], y [N] int64 in 0 … L−1. `validation` is only
+        measured.
+    settings: fields of `Recipe`, such as epochs=8, batch_size=128, lr=0.1; those not given come from the
+        recipe measured for the network (`recipe_for`).
+    seed: decides the order of the examples, augmentation and dropout. With equal first weights, seed,
+        settings and number of threads, one machine gives equal final weights, bit for bit. The caller's
+        random state is neither used nor moved.
+    checkpoint: file to which each finished epoch is written, atomically. Where it is there already, the run
+        goes on from it and ends with the weights it would have had uninterrupted; a finished one is loaded.
     progress: show a bar.
 
-    Raises TypeError or ValueError that names the argument before any work; ValueError for a checkpoint that is
-    damaged or of another configuration; FloatingPointError if the loss becomes infinite or NaN.
+    Raises TypeError or ValueError that names the argument before any work; ValueError for a checkpoint that
+    is damaged or of another configuration; FloatingPointError if the loss becomes infinite or NaN.
     """
     recipe = recipe_for(model, **settings)
 
