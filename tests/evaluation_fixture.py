@@ -1,0 +1,198 @@
+"""A synthetic Results document with every kind of row and its image grids, made without a model."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rcfast.eval import paper
+from rcfast.eval.results import DEFENCES, OUTPUTS, Results
+
+TARGETED = {
+    "T-JSMA": "L0",
+    "T-CW-L0": "L0",
+    "T-FGSM": "Linf",
+    "T-IGSM": "Linf",
+    "T-CW-Linf": "Linf",
+    "T-CW-L2": "L2",
+}
+UNTARGETED = {"U" + name[1:]: norm for name, norm in TARGETED.items()} | {"DeepFool": "L2"}
+COMBINED = {f"{kind}-CA-{norm}": norm for kind in "TU" for norm in ("L0", "Linf", "L2")}
+
+
+def make(
+    folder: Path | None = None,
+    *,
+    dataset: str = "mnist",
+    num_classes: int = 10,
+    shape: tuple[int, ...] = (1, 28, 28),
+    user_defences: tuple[str, ...] = (),
+    seeds: int = 3,
+    examples: int = 100,
+) -> Results:
+    """Results that lie near the paper's MNIST cells; with `folder`, the image grids are written there."""
+    rng = np.random.default_rng(0)
+    names = (*DEFENCES, *user_defences)
+    n_targeted = examples * (num_classes - 1)
+
+    def row(
+        group: str, attack: str, norm: str, defence: str, rate: float, noise: float, **more: Any
+    ) -> dict[str, Any]:
+        n = examples if attack.startswith(("U-", "Deep")) else n_targeted
+        success = round(min(max(rate, 0.0), 1.0) * n)
+        vote = defence == "region"
+        return {
+            "group": group,
+            "attack": attack,
+            "norm": norm,
+            "defence": defence,
+            "reading": "defence",
+            "parameter": None,
+            "success": success,
+            "n": n,
+            "noise_mean": noise if success else None,
+            "noise_se": 0.3 * noise / math.sqrt(success) if success > 1 else None,
+            "per_seed": [min(n, max(0, success + int(d))) for d in rng.integers(-1, 2, seeds)]
+            if vote
+            else [],
+            **more,
+        }
+
+    attacks = []
+    for group, table in (("targeted", TARGETED), ("untargeted", UNTARGETED), ("combined", COMBINED)):
+        for attack, norm in table.items():
+            for defence in names:
+                cell = paper.cell("mnist", attack, defence) or paper.cell("mnist", attack, "point")
+                assert cell is not None
+                rate = cell.success.value + float(rng.normal(0, 0.01))
+                noise = cell.noise.value * float(rng.uniform(0.9, 1.1))
+                attacks.append(row(group, attack, norm, defence, rate, noise))
+                second = rate if defence != "region" or group == "targeted" else 0.4 * rate
+                attacks.append(row(group, attack, norm, defence, second, noise, reading="model"))
+    for attack, middle in (("T-CW-L2", 10.0), ("U-CW-L2", 6.0)):
+        for k in (float(k) for k in range(0, 41, 5)):
+            for defence in DEFENCES:
+                rate = 1 / (1 + math.exp(-(k - middle) / 2.5)) if defence == "region" else 1.0
+                attacks.append(row("confidence", attack, "L2", defence, rate, 2 + 0.07 * k, parameter=k))
+    for attack, top in (("T-CW-L0-A", 0.4), ("T-CW-L2-A", 0.64), ("T-CW-Linf-A", 0.5)):
+        for alpha in np.arange(0, 2.01, 0.25).tolist():
+            rate = top * math.exp(-((alpha - 1.0) ** 2))
+            norm = attack.split("-")[2]
+            attacks.append(row("adapted", attack, norm, "region", rate, 2 * (1 + alpha), parameter=alpha))
+
+    radii = [round(0.01 * i, 2) for i in range(41)]
+    curve = [0.992 + 0.0006 * min(1, r / 0.1) - 0.2 * max(0.0, r - 0.3) ** 2 for r in radii]
+    results: dict[str, Any] = {
+        "config": {
+            "preset": "cpu",
+            "vote": {"m": 1000, "seeds": list(range(seeds))},
+            "attacks": {"budget": "fast"},
+        },
+        "dataset": {
+            "name": dataset,
+            "shape": list(shape),
+            "num_classes": num_classes,
+            "sizes": {"train": 55000, "validation": 5000, "test": 10000},
+        },
+        "environment": {
+            "python": "3.11",
+            "torch": "2.11",
+            "device": "cpu",
+            "processor": "a test's",
+            "threads": 2,
+        },
+        "outputs": list(OUTPUTS),
+        "defences": list(names),
+        "warnings": ["protocol.examples is 20: the intervals are wide"],
+        "accuracy": [
+            {
+                "defence": name,
+                "correct": correct,
+                "n": 10000,
+                "per_seed": [correct, correct + 2, correct - 1][:seeds] if name == "region" else [],
+            }
+            for name, correct in zip(
+                names, (9941, 9925, 9918, 9942, *[9900] * len(user_defences)), strict=True
+            )
+        ],
+        "attacks": attacks,
+        "length": {
+            "r": 0.3,
+            "radii": radii,
+            "accuracy": [round(a * 5000) / 5000 for a in curve],
+            "point_accuracy": 0.992,
+            "n": 5000,
+            "learnt": True,
+        },
+        "histograms": {
+            "true_label": 0,
+            "m": 10000,
+            "r": 0.3,
+            "benign": [10000] + [0] * (num_classes - 1),
+            "attacks": {
+                name: {
+                    "targets": list(range(1, num_classes)),
+                    "counts": [
+                        np.bincount(
+                            rng.choice([0, t, 2], 10000, p=[0.7, 0.2, 0.1]), minlength=num_classes
+                        ).tolist()
+                        for t in range(1, num_classes)
+                    ],
+                }
+                for name in ("T-CW-L2", "T-CW-L0", "T-CW-Linf")
+            },
+        },
+        "grids": {},
+    }
+    if folder is not None:
+        for name, attack, parameter in (
+            ("figure1", "T-CW-L2", 0.0),
+            ("figure5", "T-CW-L2", 20.0),
+            ("figure9", "T-CW-L2-A", 1.0),
+        ):
+            _grid(folder / f"grid-{name[6:]}.npz", min(num_classes, 10), shape, full=name == "figure1")
+            results["grids"][name] = {
+                "file": f"grid-{name[6:]}.npz",
+                "attack": attack,
+                "parameter": parameter,
+                "labels": list(range(min(num_classes, 10))),
+                "judge": "point" if name == "figure1" else "region",
+            }
+    return results  # type: ignore[return-value]
+
+
+def run() -> dict[str, Any]:
+    """What only the run itself knows: the third argument of report.write."""
+    return {
+        "command": "python -m rcfast.eval --preset cpu --dataset mnist",
+        "started": "2025-01-01T00:00:00+00:00",
+        "seconds": 1234.5,
+        "version": "0.1.0",
+        "stages": [
+            {"name": "train", "seconds": 100.0, "reused": False},
+            {"name": "attack", "seconds": 1000.25, "reused": False},
+            {"name": "vote", "seconds": 134.25, "reused": True},
+        ],
+    }
+
+
+def _grid(path: Path, count: int, shape: tuple[int, ...], *, full: bool) -> None:
+    rng = np.random.default_rng(1)
+    axis = np.linspace(-1, 1, shape[-1])
+    images = np.zeros((count, count, *shape), np.float32)
+    for i in range(count):
+        ring = (
+            np.exp(-((np.hypot(*np.meshgrid(axis, axis)) - i / count) ** 2) / 0.02)
+            if len(shape) == 3
+            else axis**2
+        )
+        for j in range(count):
+            noise = 0 if i == j else rng.normal(0, 0.12, shape)
+            images[i, j] = np.clip(np.broadcast_to(ring, shape) + noise, 0, 1)
+    shown = (
+        np.ones((count, count), bool)
+        if full
+        else (rng.random((count, count)) < 0.8) | np.eye(count, dtype=bool)
+    )
+    np.savez_compressed(path, images=images, shown=shown)
