@@ -29,7 +29,7 @@ class Data:
     name: str = "digits"  # digits, mnist, cifar10 or an .npz file in the Keras layout
     root: str = ""  # folder of the data; "" = RCFAST_DATA or the user's cache
     validation: int = 0  # validation examples taken from the training set; 0 = the data set's default
-    seed: int = 0
+    seed: int = 0  # of the validation split
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,8 @@ class Length:
     m: int = 1000
     tolerance: float = 0.0
     stop: str = "exact"
-    beyond: int = 10  # radii measured beyond the learnt one, for Figure 4
+    curve_max: float = 0.5  # the curve of Figure 4 goes on to here
+    curve_step: float = 0.05  # in such steps
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,6 @@ class Vote:
 class Protocol:
     examples: int = 100  # correctly classified test examples to attack
     targets: int = 0  # targets per example; 0 = all
-    seed: int = 0
     block: int = 25  # examples per part on disk
 
 
@@ -96,7 +96,7 @@ class Attacks:
 @dataclass(frozen=True)
 class Config:
     preset: str = ""
-    seed: int = 0
+    seed: int = 0  # of training and of the draw of examples; the votes have vote.seeds
     device: str = "auto"  # auto = cuda where there is one
     defences: list[str] = field(default_factory=lambda: list(DEFENCES))
     user_defence: str = ""  # module:factory
@@ -236,10 +236,12 @@ def validate(config: Config) -> None:
         [length.r0, length.r_max],
     )
     _need(0 < length.step <= 1, "length.step", "lie in (0, 1]", length.step)
-    _need(length.beyond >= 0, "length.beyond", "not be negative", length.beyond)
+    _need(0 <= length.curve_max <= 1, "length.curve_max", "lie in [0, 1]", length.curve_max)
+    _need(0 < length.curve_step <= 1, "length.curve_step", "lie in (0, 1]", length.curve_step)
     for section, stop, m in (("length", length.stop, length.m), ("vote", vote.stop, vote.m)):
         _need(stop in STOPS, f"{section}.stop", f"be one of {', '.join(STOPS)}", stop)
         _need(m >= 1, f"{section}.m", "be at least 1", m)
+    _need(0 <= length.tolerance <= 1, "length.tolerance", "lie in [0, 1]", length.tolerance)
     _need(vote.histogram_m >= 1, "vote.histogram_m", "be at least 1", vote.histogram_m)
     _need(0 < vote.alpha < 1, "vote.alpha", "lie in (0, 1)", vote.alpha)
     _need(vote.clip in ("intersect", "clamp"), "vote.clip", "be intersect or clamp", vote.clip)

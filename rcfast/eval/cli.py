@@ -1,0 +1,182 @@
+"""The command: arguments in, exit code out."""
+
+import argparse
+import errno
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rcfast.eval.config import PRESETS, Config, ConfigError, build
+from rcfast.eval.plan import parse_only
+from rcfast.eval.progress import Progress, duration
+from rcfast.eval.results import OUTPUTS, Results
+from rcfast.eval.store import StoreError
+
+DONE, FAILED, BAD_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130
+DEFAULT_OUT = "rcfast-report"
+
+EPILOG = f"""\
+stages     train (networks, length r), attack, vote, tabulate, draw. Each is kept in the output folder,
+           part by part, under a key made from its inputs: run the same command again after Ctrl-C, a crash
+           or a full disk and it goes on; change a setting and only what depends on it is done again.
+presets    quick: digits, minutes. cpu: MNIST, under an hour on two cores. paper: as published, for a GPU.
+           Any value: --set protocol.examples=50 --set 'vote.seeds=[0,1,2,3]'. See rcfast/eval/presets/.
+outputs    {", ".join(OUTPUTS)}
+exit codes 0 done, 1 failed, 2 bad arguments, 130 interrupted
+
+examples
+  python -m rcfast.eval                                        digits, four defences, into ./{DEFAULT_OUT}
+  python -m rcfast.eval --preset cpu --root DATA --out mnist   MNIST on a laptop
+  python -m rcfast.eval --only table4,figure8 --dry-run        what these would take
+  python -m rcfast.eval --defence mymodule:make                a defence of your own beside the four
+  python -m rcfast.eval --dataset mine.npz --model net:make    your data, your trained network
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser of `python -m rcfast.eval`."""
+    made = argparse.ArgumentParser(
+        prog="python -m rcfast.eval",
+        description="Measure region-based classification and other defences against evasion attacks, from "
+        "training to a report with the paper's tables and figures.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = made.add_argument
+    add(
+        "--dataset",
+        metavar="NAME",
+        help="digits, mnist, cifar10 or an .npz in the Keras layout (default: the preset's)",
+    )
+    add("--root", metavar="DIR", help="folder of the data (default: RCFAST_DATA, else the cache)")
+    add("--device", metavar="DEV", help="auto, cpu or cuda (default: auto)")
+    add("--out", metavar="DIR", default=DEFAULT_OUT, help=f"output folder (default: {DEFAULT_OUT})")
+    add(
+        "--preset",
+        metavar="NAME",
+        default="quick",
+        help=f"{', '.join(PRESETS)} or a .toml file (default: quick)",
+    )
+    add("--set", metavar="KEY=VALUE", action="append", default=[], help="override one value; may be repeated")
+    add("--defence", metavar="MODULE:FACTORY", help="measure a defence of your own, too")
+    add(
+        "--model", metavar="SOURCE", help="a network of your own: module:factory, FILE.safetensors, or a name"
+    )
+    add("--only", metavar="LIST", help="outputs to make, such as table4,figure8; runs only what they need")
+    add("--seed", type=int, metavar="N", help="of training and of the drawn examples (default: 0)")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="say what would be done, what is there already, and how long it takes",
+    )
+    add("--quiet", action="store_true", help="say nothing but errors")
+    return made
+
+
+def configuration(arguments: argparse.Namespace) -> Config:
+    """Return the configuration of a command line. Raises ConfigError."""
+    over: dict[str, Any] = {"data": {}, "model": {}}
+    for option, section, key in (
+        ("dataset", "data", "name"),
+        ("root", "data", "root"),
+        ("model", "model", "source"),
+        ("device", "", "device"),
+        ("defence", "", "user_defence"),
+        ("seed", "", "seed"),
+    ):
+        value = getattr(arguments, option)
+        if value is not None:
+            (over[section] if section else over)[key] = value
+    return build(arguments.preset, overrides=over, settings=arguments.set)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command and return its exit code; user errors are one line, not a traceback."""
+    made = parser()
+    try:
+        arguments = made.parse_args(argv)
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else BAD_ARGUMENTS
+    try:
+        return _run(arguments)
+    except ConfigError as error:
+        return _fail(f"{made.prog}: {error}", BAD_ARGUMENTS)
+    except StoreError as error:
+        return _fail(f"{made.prog}: {error}", FAILED)
+    except KeyboardInterrupt:
+        return _fail(
+            "interrupted; what is finished is kept, the same command goes on from there", INTERRUPTED
+        )
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return FAILED
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        where = f" while writing {error.filename}" if error.filename else ""
+        return _fail(
+            f"{made.prog}: no space left{where}; free some and run the same command again: "
+            "it goes on after the last finished part",
+            FAILED,
+        )
+
+
+def _fail(message: str, code: int) -> int:
+    print(message, file=sys.stderr, flush=True)
+    return code
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    config, outputs = configuration(arguments), parse_only(arguments.only)
+    from rcfast.eval import dry, engine  # after the arguments are known to be good: torch takes seconds
+
+    progress = Progress("quiet" if arguments.quiet else "auto")
+    out = Path(arguments.out)
+    if arguments.dry_run:
+        print(dry.describe(config, out, outputs))
+        return DONE
+    progress.print(f"rcfast.eval: {config.data.name}, preset {config.preset}, into {out}")
+    results = engine.evaluate(config, out, outputs=outputs, progress=progress)
+    if not arguments.quiet:
+        print(summary(results, out))
+    return DONE
+
+
+def summary(results: Results, out: Path) -> str:
+    """Return the closing lines: accuracy, r, success rates, time, where the report is."""
+    lines = [""]
+    if results["accuracy"]:
+        lines += ["accuracy on benign test examples"]
+        lines += [
+            f"  {row['defence']:<14}{row['correct'] / row['n']:8.2%}   ({row['correct']} of {row['n']})"
+            for row in results["accuracy"]
+            if row["n"]
+        ]
+    if "length" in results:
+        how = "learnt" if results["length"]["learnt"] else "given"
+        lines += [f"length r of the region ({how}): {results['length']['r']:g}"]
+    lines += _rates(results)
+    lines += [f"warning: {text}" for text in results["warnings"]]
+    total = sum(stage["seconds"] for stage in results.get("stages", []))
+    lines += [f"time of all stages, now or before: {duration(total)}", f"report: {out / 'report.html'}"]
+    return "\n".join(lines)
+
+
+def _rates(results: Results) -> list[str]:
+    rows = [
+        r for r in results["attacks"] if r["reading"] == "defence" and r["group"] in ("targeted", "combined")
+    ]
+    if not rows:
+        return []
+    names = list(dict.fromkeys(row["attack"] for row in rows))
+    found = {(row["attack"], row["defence"]): row for row in rows}
+    shown = [name for name in results["defences"] if any(key[1] == name for key in found)]
+    lines = ["success rate of attacks", "  " + " " * 12 + "".join(f"{name[:12]:>14}" for name in shown)]
+    for name in names:
+        cells = [found.get((name, defence)) for defence in shown]
+        text = [f"{100 * cell['success'] / cell['n']:.1f}%" if cell and cell["n"] else "-" for cell in cells]
+        lines.append(f"  {name:<12}" + "".join(f"{cell:>14}" for cell in text))
+    return lines
