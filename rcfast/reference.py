@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 _MASK = 0xFFFFFFFF
-_MULTIPLIERS = (0xD2511F53, 0xCD9E8D57)  # Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011
+_MULTIPLIERS = (
+    0xD2511F53,
+    0xCD9E8D57,
+)  # Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 
 
@@ -19,7 +22,10 @@ def philox4x32_10(counter: tuple[Tensor, Tensor, Tensor, Tensor], key: tuple[int
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(10):
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]  # int64 wraps: the 64 bits of the product are kept
+        p0, p1 = (
+            c0 * _MULTIPLIERS[0],
+            c2 * _MULTIPLIERS[1],
+        )  # int64 wraps: the 64 bits of the product are kept
         c0, c1, c2, c3 = (p1 >> 32 & _MASK) ^ c1 ^ k0, p1 & _MASK, (p0 >> 32 & _MASK) ^ c3 ^ k1, p0 & _MASK
         k0, k1 = (k0 + _WEYL[0]) & _MASK, (k1 + _WEYL[1]) & _MASK
     return c0, c1, c2, c3
@@ -83,3 +89,24 @@ def vote(counts: Tensor, logits: Tensor) -> Tensor:
     votes = torch.zeros_like(counts)
     votes.scatter_add_(1, first.clamp(max=labels - 1), valid.to(counts.dtype))
     return counts + votes
+
+
+def saliency_pair(a: Tensor, b: Tensor, free: Tensor, *, down: bool = False) -> Tensor:
+    """The pair of coordinates that JSMA's saliency map rates highest: int64 [B, 2], (-1, -1) where none is valid.
+
+    ``a``, ``b`` [B, n] float32: gradients of the target's logit and of the sum of the others; ``free`` [B, n] bool:
+    coordinates that may be chosen. The pair p < q maximises the float32 score -(a_p + a_q)·(b_p + b_q), both sums
+    and the product rounded, among those with a_p + a_q > 0 > b_p + b_q (``down``: with the signs the other way
+    round); the lowest p, then the lowest q, wins ties. NaN never qualifies. Builds n×n tensors.
+    """
+    n = a.shape[1]
+    alpha = a[:, :, None] + a[:, None, :]  # [B, n, n]
+    beta = b[:, :, None] + b[:, None, :]
+    right = (alpha < 0) & (beta > 0) if down else (alpha > 0) & (beta < 0)
+    upper = torch.ones(n, n, dtype=torch.bool, device=a.device).triu(1)
+    valid = right & upper & free[:, :, None] & free[:, None, :]
+    score = torch.where(valid, alpha.abs() * beta.abs(), -1.0).flatten(1)  # a valid score may underflow to 0
+    if n < 2:
+        return torch.full((len(a), 2), -1, device=a.device)
+    best = score.argmax(1)  # the first of equals, on every device
+    return torch.where(valid.flatten(1).any(1)[:, None], torch.stack([best // n, best % n], 1), -1)

@@ -1,6 +1,22 @@
 """Attacks on point-based classifiers: one object each, `attack(model, x, labels) -> AttackResult`."""
 
 from rcfast.attacks.base import Attack
+from rcfast.attacks.combinators import Adapted, Smallest, Untargeted
+from rcfast.attacks.cwl2 import CWL2
+from rcfast.attacks.deepfool import DeepFool
+from rcfast.attacks.fgsm import FGSM
+from rcfast.attacks.jsma import JSMA
 from rcfast.attacks.result import AttackResult, Noise
 
-__all__ = ["Attack", "AttackResult", "Noise"]
+__all__ = [
+    "CWL2",
+    "FGSM",
+    "JSMA",
+    "Adapted",
+    "Attack",
+    "AttackResult",
+    "DeepFool",
+    "Noise",
+    "Smallest",
+    "Untargeted",
+]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -83,7 +83,7 @@ class AttackedModel:
         with torch.enable_grad():
             leaf = x.detach().requires_grad_(True)
             logits = self.logits(leaf, rows)
-            if not logits.requires_grad:
+            if not logits.requires_grad:  # a constant, or a model that votes
                 raise TypeError("model must be differentiable: its logits carry no gradient in x")
             values = [loss(logits).sum() for loss in losses]
             last = len(values) - 1
@@ -178,7 +178,7 @@ class Attack(ABC):
         self, model: Model, x: Tensor, labels: Tensor, *, progress: bool | str, batch: int | None
     ) -> AttackResult:
         if not len(x):
-            return _empty_result(x)
+            return empty_result(x)
         limit = batch or rows_that_fit(model, x)
         logits = clean_logits(model, x, limit)
         check_label_range(labels, logits.shape[1])
@@ -218,7 +218,23 @@ class Attack(ABC):
             clean=x,
         )
 
-    def replace(self, **changes: object) -> Attack:
+    @classmethod
+    def fast(cls, **changes: Any) -> Self:
+        """The attack with a budget for a CPU; the published one where that is small enough."""
+        return cls(**changes)
+
+    def __repr__(self) -> str:
+        """The hyperparameters that differ from the defaults, as the expression that builds the attack."""
+        changed = [f for f in dataclasses.fields(self) if getattr(self, f.name) != f.default]
+        inner = (f"{f.name}={getattr(self, f.name)!r}" for f in changed)
+        return f"{type(self).__name__}({', '.join(inner)})"
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = cls.__repr__  # type: ignore[method-assign]  # or @dataclass would write its own
+
+    def replace(self, **changes: Any) -> Self:
         """The same attack with other hyperparameters."""
         return dataclasses.replace(self, **changes)
 
@@ -233,7 +249,7 @@ def _leave_inference_mode(tensor: Tensor) -> Tensor:
         return tensor.clone()
 
 
-def _empty_result(x: Tensor) -> AttackResult:
+def empty_result(x: Tensor) -> AttackResult:
     zero = x.new_zeros(0)
     none = torch.zeros(0, dtype=torch.int64, device=x.device)
     return AttackResult(x.clone(), none.bool(), Noise(zero, zero, zero), none, x)
@@ -331,11 +347,8 @@ def check_positive(**values: float) -> None:
             raise ValueError(f"{name} must be positive, got {value!r}")
 
 
-def repeat_rows(x: Tensor, copies: int) -> Tensor:
-    """x [n,...] with every row `copies` times in a row: [n*copies,...]."""
-    return x.repeat_interleave(copies, dim=0)
-
-
-def slices(count: int, size: int) -> Sequence[slice]:
-    """Slices of at most `size` that cover range(count)."""
-    return [slice(start, min(start + size, count)) for start in range(0, count, max(size, 1))]
+def check_counts(**values: int) -> None:
+    """Raises ValueError naming the first hyperparameter that is not a positive integer."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a positive integer, got {value!r}")
