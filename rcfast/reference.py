@@ -92,12 +92,12 @@ def vote(counts: Tensor, logits: Tensor) -> Tensor:
 
 
 def saliency_pair(a: Tensor, b: Tensor, free: Tensor, *, down: bool = False) -> Tensor:
-    """The pair of coordinates that JSMA's saliency map rates highest: int64 [B, 2], (-1, -1) where none is valid.
+    """The pair of coordinates that the saliency map of JSMA rates highest, (-1, -1) if none: int64 [B, 2].
 
-    ``a``, ``b`` [B, n] float32: gradients of the target's logit and of the sum of the others; ``free`` [B, n] bool:
-    coordinates that may be chosen. The pair p < q maximises the float32 score -(a_p + a_q)·(b_p + b_q), both sums
-    and the product rounded, among those with a_p + a_q > 0 > b_p + b_q (``down``: with the signs the other way
-    round); the lowest p, then the lowest q, wins ties. NaN never qualifies. Builds n×n tensors.
+    ``a``, ``b`` [B, n] float32: gradients of the target's logit and of the sum of the others; ``free`` [B, n]
+    bool: coordinates that may be chosen. The pair p < q maximises the float32 score -(a_p + a_q)·(b_p + b_q),
+    both sums and the product rounded, among those with a_p + a_q > 0 > b_p + b_q (``down``: with the signs
+    the other way round); the lowest p, then the lowest q, wins ties. NaN never qualifies. Builds n×n tensors.
     """
     n = a.shape[1]
     alpha = a[:, :, None] + a[:, None, :]  # [B, n, n]
