@@ -7,6 +7,7 @@ from typing import Literal
 
 from rcfast.eval import paper
 from rcfast.eval.records import (
+    LABELS,
     NORMS,
     Record,
     accuracy_record,
@@ -30,8 +31,9 @@ LOW, HIGH = 0.05, 0.95  # what "blocked" and "broken" mean below
 
 @dataclass(frozen=True)
 class Finding:
-    """One sentence of the verdict; `tone` is how it reads for the defence."""
+    """A sentence or two of the verdict about a defence ("" = the run); `tone` is how it reads for it."""
 
+    about: str
     text: str
     tone: Tone = "plain"
 
@@ -96,11 +98,11 @@ def _accuracy_finding(results: Results, defence: str) -> list[Finding]:
     kept, n = _keeps(record, point), record["n"]
     difference = points(record["rate"] - point["rate"], n)
     said = (
-        f"{label(defence)}: {percent(record['rate'], n)} of {n:,} benign test examples are labelled "
+        f"{percent(record['rate'], n)} of {n:,} benign test examples are labelled "
         f"correctly, {percent(point['rate'], point['n'])} by the undefended network "
         f"({difference} points, {'within' if kept else 'beyond'} the 95% interval)."
     )
-    return [Finding(said, "good" if kept else "bad")]
+    return [Finding(label(defence), said, "good" if kept else "bad")]
 
 
 def _group_findings(results: Results, defence: str, name: str, groups: tuple[str, ...]) -> list[Finding]:
@@ -110,13 +112,13 @@ def _group_findings(results: Results, defence: str, name: str, groups: tuple[str
     best = _strongest(other.values())
     if not both or best is None:
         return []
-    said = f"{label(defence)}: {len(fewer)} of {len(both)} {name} succeed clearly less often than on the "
+    said = f"{len(fewer)} of {len(both)} {name} succeed clearly less often than on the "
     said += "undefended network"
     if blocked := [a for a in both if other[a]["rate"] < LOW and point[a]["rate"] > HIGH]:
         verb = "falls" if len(blocked) == 1 else "fall"
         said += f"; {_names(blocked)} {verb} from above {HIGH:.0%} to below {LOW:.0%}"
     said += f". The strongest, {attack_label(best['attack'])}, reaches {percent(best['rate'])}{_noise(best)}."
-    return [Finding(said, "good" if 2 * len(fewer) > len(both) else "bad")]
+    return [Finding(label(defence), said, "good" if 2 * len(fewer) > len(both) else "bad")]
 
 
 def _robustness(results: Results, defence: str) -> list[Finding]:
@@ -146,7 +148,7 @@ def _confidence(results: Results) -> list[Finding]:
         if base and base["noise_mean"] and best["noise_mean"] is not None:
             ratio = best["noise_mean"] / base["noise_mean"]
             text += f", with {ratio:.1f} times the noise that it takes on the undefended network"
-        said.append(Finding(text + ".", "bad" if reached else "plain"))
+        said.append(Finding(LABELS["region"], text + ".", "bad" if reached else "plain"))
     return said
 
 
@@ -158,7 +160,7 @@ def _adapted(results: Results) -> list[Finding]:
     text = f"The best attack adapted to the region, {attack_label(best['attack'])} at alpha = "
     text += f"{number(best['parameter'])}, reaches {percent(best['rate'])} "
     text += f"({percent_range(best['rate_low'], best['rate_high'])})."
-    return [Finding(text, "bad" if best["rate"] >= HIGH else "plain")]
+    return [Finding(LABELS["region"], text, "bad" if best["rate"] >= HIGH else "plain")]
 
 
 def _seeds(results: Results) -> list[Finding]:
@@ -174,8 +176,16 @@ def _seeds(results: Results) -> list[Finding]:
         f"{100 * (widest['seeds_high'] - widest['seeds_low']):.1f} points ({attack_label(widest['attack'])})"
     )
     if all(r["seeds_high"] - r["seeds_low"] <= r["rate_high"] - r["rate_low"] for r in voted):
-        return [Finding(said + ": the vote's randomness does not carry the result.", "good")]
-    return [Finding(said + ", more than its 95% interval is wide: a larger m would settle it.", "bad")]
+        return [
+            Finding(LABELS["region"], said + ": the vote's randomness does not carry the result.", "good")
+        ]
+    return [
+        Finding(
+            LABELS["region"],
+            said + ", more than its 95% interval is wide: a larger m would settle it.",
+            "bad",
+        )
+    ]
 
 
 def _agreement(results: Results) -> list[Finding]:
@@ -187,9 +197,10 @@ def _agreement(results: Results) -> list[Finding]:
     gap = median(abs(r["rate_difference"]) for r in compared)
     return [
         Finding(
+            "",
             f"Of {len(compared)} success rates that the paper prints for {results['dataset']['name']}, "
-            f"{inside} lie in our 95% intervals; the median difference is {100 * gap:.1f} points. The paper's "
-            "rates come from few examples too, so a value just outside is no contradiction."
+            f"{inside} lie in our 95% intervals; the median difference is {100 * gap:.1f} points. The "
+            "paper's rates come from few examples too, so a value just outside is no contradiction.",
         )
     ]
 

@@ -1,0 +1,167 @@
+"""The tables of the report as HTML: success rates as bars with their intervals, the paper's mark beside."""
+
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import Any
+
+from rcfast.eval.records import (
+    NORMS,
+    Record,
+    accuracy_record,
+    attack_label,
+    defences,
+    label,
+    mean_text,
+    percent,
+    percent_range,
+    points,
+)
+from rcfast.eval.results import Results
+from rcfast.eval.tables import Table, attack_records, noise_difference_text
+
+
+def scroll(table: str, name: str) -> str:
+    """A box in which a wide table moves sideways without the page; the keyboard reaches it too."""
+    return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(name)}">{table}</div>'
+
+
+def _bar(record: Record) -> str:
+    """A track from 0 to 100%: the rate filled, the interval as a bracket, the paper's value as a mark."""
+    low, high = 100 * record["rate_low"], 100 * record["rate_high"]
+    mark = ""
+    if record["paper_rate"] is not None:
+        mark = f'<i class="mark" style="left:{100 * record["paper_rate"]:.2f}%"></i>'
+    return (
+        f'<span class="bar" aria-hidden="true"><i class="fill" style="width:{100 * record["rate"]:.2f}%"></i>'
+        f'<i class="range" style="left:{low:.2f}%;width:{high - low:.2f}%"></i>{mark}</span>'
+    )
+
+
+def _verdict(inside: bool | None) -> str:
+    """Whether the paper's value lies in our interval, as a sign with its words for screen readers."""
+    if inside is None:
+        return ""
+    word, sign = ("in the interval", "✓") if inside else ("outside the interval", "≠")
+    return f' <span class="{"in" if inside else "out"}" title="{word}" aria-label="{word}">{sign}</span>'
+
+
+def _line(kind: str, name: str, text: str) -> str:
+    return f'<span class="line {kind}"><span class="name">{name}</span> {text}</span>'
+
+
+def _paper_lines(record: Record) -> str:
+    if record["paper_rate"] is None:
+        return ""
+    rate = f"{percent(record['paper_rate'])} ({points(record['rate_difference'], record['n'])})"
+    lines = _line("paper", "paper", rate + _verdict(record["paper_rate_in_interval"]))
+    if record.get("paper_noise") is not None:
+        noise = f"{record['paper_noise']:g} ({noise_difference_text(record)})"
+        lines += _line("paper", "its noise", noise + _verdict(record["paper_noise_in_interval"]))
+    return lines
+
+
+def _seeds_line(record: Record) -> str:
+    if record["seeds"] < 2:
+        return ""
+    spread = percent_range(record["seeds_low"], record["seeds_high"], record["n"])
+    return _line("seeds", f"{record['seeds']} vote seeds", spread)
+
+
+def _rate(record: Record, n_shown: bool) -> str:
+    n = record["n"]
+    if not n:
+        return '<td class="cell none">not measured</td>'
+    interval = percent_range(record["rate_low"], record["rate_high"], n)
+    of = f' <span class="n">n = {n:,}</span>' if n_shown else ""
+    return f'<b>{percent(record["rate"], n)}</b> <span class="ci">{interval}</span>{of}{_bar(record)}'
+
+
+def _cell(record: Record | None, other: Record | None, n_shown: bool) -> str:
+    if record is None or not record["n"]:
+        return '<td class="cell none">not measured</td>'
+    text = _rate(record, n_shown)
+    if record["noise_mean"] is not None:
+        mean = mean_text(record["noise_mean"], record["noise_se"])
+        text += _line("noise", "noise", f'{mean} <span class="n">({record["noise_n"]:,})</span>')
+    if other is not None and other["success"] != record["success"]:
+        text += _line("second", "chosen by the network", percent(other["rate"], other["n"]))
+    return f'<td class="cell">{text}{_seeds_line(record)}{_paper_lines(record)}</td>'
+
+
+def attack_table(results: Results, table: Table) -> str:
+    """Tables 4 to 6: attacks in rows, defences in columns."""
+    records = attack_records(results, table.name)
+    found = {(r["attack"], r["defence"], r["reading"]): r for r in records}
+    columns = [d for d in defences(results) if any(r["defence"] == d for r in records)]
+    head = "".join(f'<th scope="col">{escape(label(d))}</th>' for d in columns)
+    rows = []
+    for attack in dict.fromkeys(r["attack"] for r in records):
+        own = [r for r in records if r["attack"] == attack]
+        same = len({r["n"] for r in own}) == 1
+        of = f" · n = {own[0]['n']:,}" if same else ""
+        cells = "".join(
+            _cell(found.get((attack, d, "defence")), found.get((attack, d, "model")), not same)
+            for d in columns
+        )
+        name = f'{escape(attack_label(attack))}<span class="of">{NORMS[own[0]["norm"]]}{of}</span>'
+        rows.append(f'<tr><th scope="row">{name}</th>{cells}</tr>')
+    body = f'<thead><tr><th scope="col">Attack</th>{head}</tr></thead><tbody>{"".join(rows)}</tbody>'
+    return scroll(f'<table class="matrix">{body}</table>', table.title)
+
+
+def accuracy_table(results: Results, table: Table) -> str:
+    """Table 3: one defence in a row."""
+    name = results["dataset"]["name"]
+    found = {row["defence"]: accuracy_record(row, name) for row in results.get("accuracy", ())}
+    rows = []
+    for defence in (d for d in defences(results) if d in found):
+        record = found[defence]
+        lines = _seeds_line(record) + _paper_lines(record)
+        share = _rate(record, False)
+        cell = share if share.startswith("<td") else f'<td class="cell">{share}</td>'
+        counts = f'<td class="number">{record["correct"]:,} of {record["n"]:,}</td>'
+        rows.append(
+            f'<tr><th scope="row">{escape(label(defence))}</th>{cell}{counts}<td class="cell">{lines}</td></tr>'
+        )
+    more = "Beside it" if any(r["paper_rate"] is not None or r["seeds"] > 1 for r in found.values()) else ""
+    head = "".join(f'<th scope="col">{h}</th>' for h in ("Defence", "Accuracy", "Correct", more))
+    return scroll(
+        f'<table class="matrix rows"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>',
+        table.title,
+    )
+
+
+def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> str:
+    """A small table of text; all but the first column are numbers."""
+    head = "".join(f'<th scope="col">{escape(h)}</th>' for h in header)
+    body = "".join(
+        f'<tr><th scope="row">{escape(row[0])}</th>'
+        + "".join(f'<td class="number">{escape(cell)}</td>' for cell in row[1:])
+        + "</tr>"
+        for row in rows
+    )
+    return scroll(f'<table class="plain"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>', name)
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
+    """Nested settings as (dotted name, value as text), in their order; empty ones are left out."""
+    found: list[tuple[str, str]] = []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            found += flat(value, f"{prefix}{key}.")
+        elif value not in ("", [], None):
+            text = ", ".join(map(_value, value)) if isinstance(value, list | tuple) else _value(value)
+            found.append((f"{prefix}{key}", text))
+    return found
+
+
+def _value(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else f"{value}"
+
+
+def settings(values: Sequence[tuple[str, str]]) -> str:
+    """Names and values as a list that fills as many columns as fit."""
+    rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in values)
+    return f'<dl class="settings">{rows}</dl>'
