@@ -81,13 +81,18 @@ def inputs(examples: Examples, attack: Attack, network: str, unit: Unit, rows: s
     return {
         "version": VERSION,
         "attack": unit.attack,
-        "settings": {
-            "class": type(attack).__name__,
-            **{f.name: _plain(getattr(attack, f.name)) for f in fields(attack)},
-        },
+        "settings": settings(attack),
         "network": network,
         "examples": digest_arrays(arrays),
         "batch": BATCH,
+    }
+
+
+def settings(attack: Attack) -> dict[str, Any]:
+    """Return an attack's class and hyperparameters."""
+    return {
+        "class": type(attack).__name__,
+        **{f.name: _plain(getattr(attack, f.name)) for f in fields(attack)},
     }
 
 
@@ -110,7 +115,9 @@ def run(ctx: Context) -> None:
                 bar.say(str(job.unit))
                 start = time.perf_counter()
                 arrays, queries = perform(ctx, job)
-                info = {"unit": str(job.unit), "success": int(arrays["success"].sum()), "queries": queries}
+                success = arrays["success"]
+                info = {"unit": str(job.unit), "count": success.size, "queries": queries}
+                info["success"] = int(success.sum())
                 seconds = time.perf_counter() - start
                 tally.add(
                     ctx.store.save("attack", job.inputs, arrays, seconds=seconds, info=info), reused=False

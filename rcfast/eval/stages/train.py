@@ -52,12 +52,13 @@ def run(ctx: Context) -> None:
             if "figure4" in ctx.plan.outputs:
                 curve(ctx, tally)
             bar.advance()
-    _judges(ctx)
+    set_judges(ctx)
     ctx._examples = examples(ctx)
     ctx.stages.append(tally.time("train"))
 
 
-def _judges(ctx: Context) -> None:
+def set_judges(ctx: Context) -> None:
+    """Fill in who labels: every network, the region-based classifier, the user's defence."""
     point = ctx.networks["point"]
     ctx.judges = [point_judge(n) for n in ctx.networks.values()]
     if "region" in ctx.config.defences and ctx.r is not None:
@@ -314,8 +315,10 @@ def curve_inputs(ctx: Context) -> Described:
 # ---- examples
 
 
-def examples(ctx: Context) -> Examples:
+def examples(ctx: Context, *, keep: bool = True) -> Examples:
     """Draw the attacked examples among those that the undefended network classifies correctly.
+
+    keep: write them to the store.
 
     Raises ConfigError when there is none.
     """
@@ -351,8 +354,11 @@ def examples(ctx: Context) -> Examples:
                 y[index], num_classes=ctx.dataset.num_classes, count=protocol.targets, seed=seed
             ),
         }
-        part = ctx.store.save("examples", inputs, found)
-    got = ctx.arrays(part)
+        got = found
+        if keep:
+            ctx.store.save("examples", inputs, found)
+    else:
+        got = ctx.arrays(part)
     index = got["index"]
     if int(got["drawn"]) < protocol.examples:
         ctx.warn(f"only {int(got['drawn'])} of {protocol.examples} examples are classified correctly")

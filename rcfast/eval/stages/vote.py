@@ -41,11 +41,11 @@ class Job:
 def run(ctx: Context) -> None:
     """Label whatever is not on disk yet."""
     tally = Tally()
-    todo = [*benign_jobs(ctx), *adversarial_jobs(ctx)]
-    sizes = [_size(ctx, job) for job in todo]
+    todo = list(jobs(ctx))
+    sizes = [size(ctx, job) for job in todo]
     histogram = "figure2" in ctx.plan.outputs
     with ctx.progress.stage("vote", sum(sizes) + histogram, "labels") as bar:
-        for job, size in zip(todo, sizes, strict=True):
+        for job, count in zip(todo, sizes, strict=True):
             found = ctx.ready("vote", job.inputs)
             if found is None:
                 bar.say(f"{job.judge.name}: {job.unit or 'test set'}")
@@ -55,14 +55,15 @@ def run(ctx: Context) -> None:
                 tally.add(ctx.store.save("vote", job.inputs, {"said": said}, seconds=seconds), reused=False)
             else:
                 tally.add(found, reused=True)
-            bar.advance(size)
+            bar.advance(count)
         if histogram:
             histograms(ctx, tally)
             bar.advance()
     ctx.stages.append(tally.time("vote"))
 
 
-def _size(ctx: Context, job: Job) -> int:
+def size(ctx: Context, job: Job) -> int:
+    """Return how many labels a part holds."""
     count = job.rows.stop - job.rows.start
     single = job.unit is None or job.unit.attack == "DeepFool"
     return count if single else count * ctx.examples.targets.shape[1]
@@ -90,16 +91,23 @@ def benign_jobs(ctx: Context) -> Iterator[Job]:
                 yield Job(judge, seed, rows, _inputs(judge, seed, test))
 
 
-def adversarial_jobs(ctx: Context) -> Iterator[Job]:
+def jobs(ctx: Context, *, missing: bool = False) -> Iterator[Job]:
+    """Yield the parts of the stage in a fixed order; `missing`: also those whose attack is not there yet."""
+    yield from benign_jobs(ctx)
+    yield from adversarial_jobs(ctx, missing=missing)
+
+
+def adversarial_jobs(ctx: Context, *, missing: bool = False) -> Iterator[Job]:
     """Yield the labelling of all adversarial examples by the defences they are meant for."""
     for job in attack.jobs(ctx):
         part = ctx.store.find("attack", job.inputs)
-        assert part is not None, "the attack stage ran before"
+        assert missing or part is not None, "the attack stage ran before"
+        attacked = part.digest if part is not None else ""
         for alpha in alphas_of(ctx, job.unit, job.rows):
             for judge in ctx.judges:
                 if judge.attacked == job.unit.network:
                     for seed in seeds_of(ctx, judge, job.rows):
-                        source = {"attack": part.digest, "clean": job.inputs["examples"], "alpha": alpha}
+                        source = {"attack": attacked, "clean": job.inputs["examples"], "alpha": alpha}
                         inputs = _inputs(judge, seed, source)
                         yield Job(judge, seed, job.rows, inputs, job.unit, alpha, part)
 
