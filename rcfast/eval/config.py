@@ -150,7 +150,7 @@ def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _nested(path: list[str], value: Any) -> dict[str, Any]:
     for name in reversed(path):
         value = {name: value}
-    return value  # type: ignore[no-any-return]
+    return value
 
 
 def build(

@@ -113,7 +113,7 @@ def region_classifier(network: Network, r: float, vote: Vote, *, seed: int) -> R
         r,
         m=vote.m,
         clip=vote.clip,  # type: ignore[arg-type]
-        stop=None if vote.stop == "none" else vote.stop,  # type: ignore[arg-type]
+        stop=None if vote.stop == "none" else vote.stop,
         alpha=vote.alpha,
         seed=seed,
         chunk=vote.chunk,
@@ -156,7 +156,7 @@ def load_factory(spec: str, *, option: str) -> Callable[..., Any]:
     factory = getattr(module, name, None)
     if not callable(factory):
         raise ConfigError(f"{option}: {module_name} has no callable {name}")
-    return factory  # type: ignore[no-any-return]
+    return factory
 
 
 def source_digest(thing: Any) -> str:

@@ -37,7 +37,7 @@ def digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     """Return the hex sha256 of names, dtypes, shapes and bytes."""
     total = hashlib.sha256()
     for name in sorted(arrays):
-        array = np.ascontiguousarray(arrays[name])
+        array = np.asarray(arrays[name], order="C")
         total.update(f"{name}|{array.dtype.str}|{array.shape}|".encode())
         total.update(array.tobytes())
     return total.hexdigest()
@@ -195,7 +195,7 @@ class Store:
     ) -> Part:
         """Write a finished part. Raises StoreError when the disk is full."""
         buffer = io.BytesIO()
-        np.savez_compressed(buffer, **{name: np.ascontiguousarray(array) for name, array in arrays.items()})
+        np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         write_atomic(self.path(stage, inputs), buffer.getvalue())
         return self.adopt(stage, inputs, digest_arrays(arrays), seconds=seconds, info=info)
 
@@ -212,7 +212,7 @@ class Store:
         """Declare a data file already in its place finished; `content` is the digest for later keys."""
         key = self.key(stage, inputs)
         sidecar, data = self._files(stage, key, suffix)
-        said = {
+        said: dict[str, Any] = {
             "digest": content,
             "sha256": hashlib.sha256(data.read_bytes()).hexdigest(),
             "seconds": round(seconds, 3),

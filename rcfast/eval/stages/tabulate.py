@@ -99,7 +99,8 @@ def accuracy(ctx: Context) -> Iterator[Accuracy]:
     """Yield Table 3."""
     if not ctx.plan.benign:
         return
-    truth, said = ctx.dataset.test.y.numpy(), {}
+    truth = ctx.dataset.test.y.numpy()
+    said: dict[tuple[str, int | None], list[np.ndarray]] = {}
     for job in vote.benign_jobs(ctx):
         said.setdefault((job.judge.name, job.seed), []).append(_said(ctx, job))
     for judge in vote.measured(ctx):
@@ -244,9 +245,9 @@ def rows(ctx: Context, judge: Judge) -> list[AttackRow]:
     for k in sorted(series) if strong else []:
         add("confidence", "T-CW-L2", 2, [series[k]], k, any_label=False)
         add("confidence", "U-CW-L2", 2, [series[k]], k, any_label=True)
-    for (unit, alpha), own in found.items():
+    for (unit, alpha), moved in found.items():
         if unit in ctx.plan.adapted and alpha in ctx.plan.adapted[unit]:
-            add("adapted", f"{unit.attack}-A", norm_of(unit.attack), [own], alpha, any_label=False)
+            add("adapted", f"{unit.attack}-A", norm_of(unit.attack), [moved], alpha, any_label=False)
     return made
 
 
