@@ -17,7 +17,7 @@ T* pointer(Address address) {
 }
 
 // `stream` is None for the CPU.
-void sample_hypercube(Address out, int dtype, Address x, float r, Address r_each, Address example_ids, int64_t seed,
+void sample_hypercube(Address out, int dtype, Address x, double r, Address r_each, Address example_ids, int64_t seed,
                       Address seed_tensor, int64_t first_sample, int64_t batch, int64_t samples, int64_t n,
                       int64_t channels, int clip, int threads, std::optional<Address> stream) {
     const rcfast::SampleHypercube args{pointer<void>(out),

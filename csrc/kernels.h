@@ -15,7 +15,7 @@ struct SampleHypercube {
     Dtype dtype;
     const float* x;
     const float* r_each;         // [batch], or null: r for all
-    float r;
+    double r;                    // rounded to float32 where it is used, under the default float modes
     const int64_t* example_ids;  // [batch]
     const int64_t* seed_tensor;  // one value, or null: seed
     uint64_t seed;

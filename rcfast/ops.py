@@ -177,7 +177,15 @@ def sample_hypercube_(
     _channels(out)
     signed = seed - 2**64 if seed >= 2**63 else seed
     _sample_hypercube_(
-        out, x.contiguous(), float(r), r_each, example_ids.contiguous(), signed, seed_tensor, first_sample, clip
+        out,
+        x.contiguous(),
+        float(r),
+        r_each,
+        example_ids.contiguous(),
+        signed,
+        seed_tensor,
+        first_sample,
+        clip,
     )
 
 

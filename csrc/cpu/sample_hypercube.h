@@ -68,7 +68,7 @@ void sample_range(const SampleHypercube& a, int64_t begin, int64_t end) {
         const int64_t example = item / a.samples / per_example;
         const int64_t first = item / a.samples % per_example * kSegment;
         const int64_t count = a.n - first < kSegment ? a.n - first : kSegment;
-        const float r = a.r_each ? a.r_each[example] : a.r;
+        const float r = a.r_each ? a.r_each[example] : static_cast<float>(a.r);
         const float* x = a.x + example * a.n + first;
         for (int64_t i = 0; i < count; ++i) {
             const core::Line line = Region::line(x[i], r);

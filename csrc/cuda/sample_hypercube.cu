@@ -29,7 +29,7 @@ static __global__ void __launch_bounds__(kThreads) sample_hypercube_kernel(Sampl
     const int64_t pixels = a.n / a.channels;
 
     for (int64_t example = blockIdx.y; example < a.batch; example += gridDim.y) {
-        const float r = a.r_each ? a.r_each[example] : a.r;
+        const float r = a.r_each ? a.r_each[example] : static_cast<float>(a.r);
         const uint64_t id = static_cast<uint64_t>(a.example_ids[example]);
         core::Line line[core::kLanes];
 #pragma unroll

@@ -1,0 +1,81 @@
+"""``python -m rcfast.info``: what was built, what it runs on, and the versions of what it builds on."""
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rcfast import __version__, ops
+
+_PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "safetensors", "matplotlib")
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def environment() -> dict[str, Any]:
+    """Versions, processor, instruction set, CUDA build and devices, as JSON-able facts for result files."""
+    try:
+        native = ops.build_info()
+    except RuntimeError as error:
+        native = {"error": str(error)}
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "rcfast": __version__,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "platform": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "native": native,
+        "cuda_devices": devices,
+    }
+
+
+def main() -> int:
+    facts = environment()
+    native = facts["native"]
+    print(f"rcfast {facts['rcfast']}, Python {facts['python']}, {facts['platform']}")
+    print(
+        "packages     ",
+        ", ".join(f"{name} {number or 'missing'}" for name, number in facts["packages"].items()),
+    )
+    print(f"cpu           {facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads")
+    if "error" in native:
+        print(f"native        {native['error']}")
+        return 1
+    print(
+        f"native        built with {native['compiler']}; instruction set in use {native['instruction_set']}",
+        end="",
+    )
+    print(f" (usable: {', '.join(native['instruction_sets'])})")
+    built = (
+        f"nvcc {native['cuda']}, targets {native['cuda_targets']}"
+        if native["cuda"]
+        else "not built (no nvcc)"
+    )
+    print(f"CUDA kernels  {built}")
+    print(f"CUDA devices  {', '.join(facts['cuda_devices']) or 'none seen'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,168 @@
+// The core under AddressSanitizer and UndefinedBehaviorSanitizer: every instruction set against a loop over the
+// arithmetic of one element, with guard bytes around what may be written.
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+#include <vector>
+
+#include "../../csrc/core/argmax.h"
+#include "../../csrc/core/numbers.h"
+#include "../../csrc/core/philox.h"
+#include "../../csrc/core/region.h"
+#include "../../csrc/cpu/threads.h"
+#include "../../csrc/kernels.h"
+
+using namespace rcfast;
+
+namespace {
+
+int failures = 0, checks = 0;
+
+void check(bool ok, const char* what, const char* detail = "") {
+    ++checks;
+    if (!ok) {
+        ++failures;
+        std::printf("FAILED %s %s\n", what, detail);
+    }
+}
+
+void known_answers() {
+    struct Case {
+        core::Words counter;
+        uint32_t key[2];
+        core::Words answer;
+    };
+    const Case cases[] = {
+        {{{0, 0, 0, 0}}, {0, 0}, {{0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8}}},
+        {{{~0u, ~0u, ~0u, ~0u}}, {~0u, ~0u}, {{0x408f276d, 0x41c83b0e, 0xa20bc7c6, 0x6d5451fd}}},
+        {{{0x243f6a88, 0x85a308d3, 0x13198a2e, 0x03707344}},
+         {0xa4093822, 0x299f31d0},
+         {{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}}},
+    };
+    for (const Case& c : cases) {
+        const core::Words got = core::philox4x32_10(c.counter, c.key[0], c.key[1]);
+        check(std::memcmp(got.w, c.answer.w, sizeof got.w) == 0, "philox known answer");
+    }
+}
+
+void reduced_precision() {
+    // Every half and bf16 value in [0,1] survives; a value halfway between two goes to the even one.
+    for (uint32_t bits = 0; bits <= 0x3C00; ++bits) {
+        const core::f16 h{static_cast<uint16_t>(bits)};
+        check(core::narrow<core::f16>(core::widen(h)).bits == bits, "half round trip");
+        const core::f16 next{static_cast<uint16_t>(bits + 1)};
+        const float middle = 0.5f * (core::widen(h) + core::widen(next));
+        check(core::narrow<core::f16>(middle).bits == (bits & 1 ? bits + 1 : bits), "half tie to even");
+    }
+    for (uint32_t bits = 0; bits <= 0x3F80; ++bits) {
+        const core::bf16 b{static_cast<uint16_t>(bits)};
+        check(core::narrow<core::bf16>(core::widen(b)).bits == bits, "bf16 round trip");
+        const float middle = core::float_of(bits << 16 | 0x8000u);
+        check(core::narrow<core::bf16>(middle).bits == (bits & 1 ? bits + 1 : bits), "bf16 tie to even");
+    }
+}
+
+template <class Region, class T>
+T expected(const SampleHypercube& a, int64_t b, int64_t s, int64_t e) {
+    const core::Words words = core::variates(a.seed, static_cast<uint64_t>(a.example_ids[b]),
+                                             a.first_sample + static_cast<uint32_t>(s), static_cast<uint32_t>(e / 8));
+    const float k = static_cast<float>(core::lane(words, static_cast<int>(e % 8)));
+    return core::narrow<T>(Region::point(Region::line(a.x[b * a.n + e], a.r_each ? a.r_each[b] : static_cast<float>(a.r)), k));
+}
+
+template <class T>
+void sampling(Dtype dtype, Clip clip, int64_t n, int64_t channels, int threads) {
+    const int64_t batch = 2, samples = 3;
+    std::vector<float> x(batch * n), r{0.3f, 1.5f};
+    for (size_t i = 0; i < x.size(); ++i) x[i] = i % 5 ? std::fmod(0.37f * static_cast<float>(i), 1.0f) : 0.0f;
+    const std::vector<int64_t> ids{-5, std::numeric_limits<int64_t>::max()};
+    std::vector<T> out(batch * samples * n);  // exactly as large as it must be: the sanitizer guards its ends
+    std::memset(static_cast<void*>(out.data()), 0xAB, out.size() * sizeof(T));
+    const SampleHypercube a{out.data(), dtype, x.data(), r.data(), 0.0, ids.data(), nullptr, 0xFEDCBA9876543210u, 4294967290u,
+                            batch, samples, n, channels, clip};
+    cpu::sample_hypercube(a, threads);
+    bool ok = true;
+    for (int64_t b = 0; b < batch; ++b)
+        for (int64_t s = 0; s < samples; ++s)
+            for (int64_t e = 0; e < n; ++e) {
+                const T want = clip == Clip::intersect ? expected<core::Intersect, T>(a, b, s, e)
+                                                       : expected<core::Clamp, T>(a, b, s, e);
+                const int64_t at = channels == 1 ? e : e % (n / channels) * channels + e / (n / channels);
+                ok &= std::memcmp(&want, &out[(b * samples + s) * n + at], sizeof(T)) == 0;
+            }
+    check(ok, "sample_hypercube", cpu::instruction_set().c_str());
+}
+
+template <class T>
+void voting(Dtype dtype, int64_t labels, int threads) {
+    const int64_t batch = 3, samples = 41;
+    std::vector<T> logits(batch * samples * labels);
+    uint32_t state = 1;
+    for (T& z : logits) {
+        state = state * 1664525u + 1013904223u;
+        z = core::narrow<T>(static_cast<float>(state >> 28) / 16.0f);  // few values: many ties
+    }
+    std::vector<int32_t> counts(batch * labels, 7), want = counts;
+    for (int64_t b = 0; b < batch; ++b)
+        for (int64_t s = 0; s < samples; ++s) {
+            core::Leader leader = core::nobody();
+            for (int64_t i = 0; i < labels; ++i)
+                leader = core::consider(leader, core::widen(logits[(b * samples + s) * labels + i]), static_cast<int32_t>(i));
+            ++want[b * labels + leader.label];
+        }
+    cpu::vote({counts.data(), logits.data(), dtype, batch, samples, labels}, threads);
+    check(counts == want, "vote", cpu::instruction_set().c_str());
+}
+
+void nan_rows() {
+    for (const int64_t labels : {2, 10, 16, 17, 100})
+        for (int64_t bad = 0; bad < labels; ++bad) {
+            std::vector<float> logits(2 * labels, -std::numeric_limits<float>::infinity());
+            logits[bad] = std::numeric_limits<float>::quiet_NaN();
+            std::vector<int32_t> counts(labels, 0), want(labels, 0);
+            want[0] = 1;  // the second row: all minus infinity, a tie
+            cpu::vote({counts.data(), logits.data(), Dtype::f32, 1, 2, labels}, 1);
+            check(counts == want, "vote with NaN", cpu::instruction_set().c_str());
+        }
+}
+
+void ranges() {
+    for (const int threads : {1, 2, 7})
+        for (const int64_t items : {0, 1, 6, 1000}) {
+            std::vector<int> seen(items, 0);
+            cpu::parallel_for(items, 1, threads, [&](int64_t begin, int64_t end) {
+                for (int64_t i = begin; i < end; ++i) ++seen[i];
+            });
+            check(seen == std::vector<int>(items, 1), "parallel_for covers each item once");
+        }
+}
+
+}  // namespace
+
+int main() {
+    known_answers();
+    reduced_precision();
+    ranges();
+    for (const std::string& isa : cpu::instruction_sets()) {
+        cpu::use_instruction_set(isa);
+        nan_rows();
+        for (const int threads : {1, 3}) {
+            for (const Clip clip : {Clip::intersect, Clip::clamp})
+                for (const int64_t n : {1, 7, 8, 9, 31, 63, 64, 65, 127, 257, 2047, 2048, 2049, 4500})
+                    for (const int64_t channels : {1, 3}) {
+                        if (n % channels) continue;
+                        sampling<float>(Dtype::f32, clip, n, channels, threads);
+                        sampling<core::f16>(Dtype::f16, clip, n, channels, threads);
+                        sampling<core::bf16>(Dtype::bf16, clip, n, channels, threads);
+                    }
+            for (const int64_t labels : {2, 3, 10, 15, 16, 17, 33, 1000}) {
+                voting<float>(Dtype::f32, labels, threads);
+                voting<core::f16>(Dtype::f16, labels, threads);
+                voting<core::bf16>(Dtype::bf16, labels, threads);
+            }
+        }
+    }
+    std::printf("core tests: %d checks, %d failures\n", checks, failures);
+    return failures ? 1 : 0;
+}

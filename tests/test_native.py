@@ -1,0 +1,99 @@
+"""The native module as a binary: what it exports, what it needs, that it lets others run."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+import torch
+
+from rcfast import _C, ops
+
+
+def test_only_the_init_function_is_exported():
+    if not shutil.which("nm"):
+        pytest.skip("nm is not installed")
+    lines = subprocess.run(
+        ["nm", "-D", "--defined-only", _C.__file__], capture_output=True, text=True, check=True
+    )
+    assert [line.split()[-1].split("@")[0] for line in lines.stdout.splitlines()] == ["PyInit__C"]
+
+
+def test_links_no_torch_no_cuda_no_openmp():
+    if not shutil.which("ldd"):
+        pytest.skip("ldd is not installed")
+    needed = subprocess.run(["ldd", _C.__file__], capture_output=True, text=True, check=True).stdout
+    assert not [name for name in ("torch", "libcuda", "libcudart", "gomp", "iomp") if name in needed]
+
+
+def test_import_touches_no_cuda():
+    code = "import torch, rcfast.ops; assert not torch.cuda.is_initialized(); print(rcfast.ops.build_info()['compiler'])"
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+
+
+def test_environment_chooses_the_instruction_set():
+    code = "import rcfast.ops; print(rcfast.ops.build_info()['instruction_set'])"
+    for wish in ops.build_info()["instruction_sets"]:
+        env = {**os.environ, "RCFAST_CPU": wish}
+        assert (
+            subprocess.run(
+                [sys.executable, "-c", code], check=True, env=env, capture_output=True, text=True
+            ).stdout.strip()
+            == wish
+        )
+    with pytest.raises(ValueError, match="instruction set must be one of .*got 'sse1'"):
+        _C.use_instruction_set("sse1")
+
+
+def test_the_gil_is_released():
+    """A Python thread makes progress while one call of the kernel runs."""
+    out, x = torch.empty(1, 40_000, 4096, dtype=torch.bfloat16), torch.rand(1, 4096)
+    ids, ticks, running = torch.zeros(1, dtype=torch.int64), [], threading.Event()
+
+    def tick():
+        running.set()
+        while running.is_set():
+            ticks.append(time.perf_counter())
+            time.sleep(0.0005)
+
+    thread = threading.Thread(target=tick)
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)  # one long call, a core left for the other thread
+    try:
+        ops.sample_hypercube_(out[:, :1], x, 0.1, example_ids=ids)
+        thread.start()
+        running.wait()
+        start = time.perf_counter()
+        ops.sample_hypercube_(out, x, 0.1, example_ids=ids)
+        end = time.perf_counter()
+    finally:
+        running.clear()
+        thread.join()
+        torch.set_num_threads(before)
+    assert sum(start < t < end for t in ticks) >= 3
+
+
+def test_a_forked_child_samples():
+    """The child has none of its parent's workers; nothing but the kernel runs in it (OpenMP does not survive a fork)."""
+    x, ids = torch.full((4, 784), 0.5), torch.arange(4)
+    out, again = torch.empty(4, 64, 784), torch.empty(4, 64, 784)
+    ops.sample_hypercube_(out, x, 0.5, example_ids=ids)
+    expected = out.numpy().tobytes()
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(20)
+        ops.sample_hypercube_(again, x, 0.5, example_ids=ids)
+        os._exit(0 if again.numpy().tobytes() == expected else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_info_prints_what_was_built():
+    text = subprocess.run(
+        [sys.executable, "-m", "rcfast.info"], capture_output=True, text=True, check=True
+    ).stdout
+    for word in ("rcfast", "torch", ops.build_info()["instruction_set"], "CUDA", "devices"):
+        assert word in text
