@@ -32,6 +32,7 @@ TITLES = {
 }
 GRIDS = ("figure1", "figure5", "figure9")
 _CONFIDENCE = {"figure6": "T-", "figure7": "U-"}
+_SIZE = (5.0, 3.5)  # inches; text stays legible when a phone shows it in 9 cm
 _COLUMNS, _SHOWN = 5, 20  # histograms in a row, and at most, per attack
 
 
@@ -78,7 +79,7 @@ def _length(results: Results) -> Plot | None:
                 "point_accuracy": rounded(length["point_accuracy"]),
             }
         )
-    panel = Panel(_on_axes(plots.accuracy_against_r, length), (6.0, 3.7))
+    panel = Panel(_on_axes(plots.accuracy_against_r, length), _SIZE)
     head = {"r": length["r"], "learnt": length.get("learnt", True)}
     return Plot("figure4", TITLES["figure4"], records, [panel], head)
 
@@ -103,8 +104,8 @@ def _confidence(results: Results, name: str) -> Plot | None:
         return None
     names = plots.curve_names(list(curves))
     panels = [
-        Panel(_on_axes(plots.rate_curves, curves, names, "confidence k"), (4.4, 3.5), "success rate"),
-        Panel(_on_axes(plots.noise_curves, curves, names, "confidence k"), (4.4, 3.5), "noise"),
+        Panel(_on_axes(plots.rate_curves, curves, names, "confidence k"), _SIZE, "success rate"),
+        Panel(_on_axes(plots.noise_curves, curves, names, "confidence k"), _SIZE, "noise"),
     ]
     return Plot(name, TITLES[name], records, panels)
 
@@ -124,7 +125,7 @@ def _adapted(results: Results) -> Plot | None:
             draw = _on_axes(
                 plots.rate_curves, curves, plots.curve_names(attacks), "alpha (added share of noise)"
             )
-            panels.append(Panel(draw, (4.8, 3.5), label(defence)))
+            panels.append(Panel(draw, _SIZE, label(defence)))
     if not panels:
         return None
     return Plot("figure8", TITLES["figure8"], records, panels)
@@ -155,7 +156,7 @@ def _histograms(results: Results) -> Plot | None:
             figure.supxlabel("label of the point", fontsize=9)
             figure.supylabel("share of points, %", fontsize=9)
 
-        return Panel(draw, (5.6, 0.6 + 1.25 * rows), attack_label(attack))
+        return Panel(draw, (4.2, 0.55 + 1.05 * rows), attack_label(attack))
 
     panels = [panel(attack) for attack in data["attacks"]]
     head = {"r": data["r"], "m": data["m"], "true_label": data["true_label"]}
@@ -261,14 +262,10 @@ def adaptive(svg: str) -> str:
 
 
 def inline(svg: bytes) -> str:
-    """An SVG to stand inside an HTML page, whose text colour and width it takes."""
-    text = svg.decode().replace(_STYLE, "")
-    return re.sub(
-        r'(<svg [^>]*?) width="[^"]*"',
-        r"\1",
-        re.sub(r'(<svg [^>]*?) height="[^"]*"', r"\1", text, count=1),
-        count=1,
-    )
+    """An SVG to stand inside an HTML page, whose width, text colour and blue (--blue) it takes."""
+    head, rest = svg.decode().replace(_STYLE, "").split(">", 1)
+    head = re.sub(r' (width|height)="[^"]*"', "", head)
+    return f"{head}>{rest}".replace(plots.BLUE, f"var(--blue, {plots.BLUE})")
 
 
 def write(results: Results, out: Path, grids: Path | None = None) -> list[Path]:

@@ -243,7 +243,7 @@ def figures(results: Results) -> list[Figure]:
     accuracy, found = _accuracy(results), []
     point, region = accuracy.get("point"), accuracy.get("region")
     if region:
-        detail = f"{percent(point['rate'], point['n'])} point-based" if point else f"n = {region['n']:,}"
+        detail = f"{percent(point['rate'], point['n'])} without it" if point else f"n = {region['n']:,}"
         found.append(Figure(percent(region["rate"], region["n"]), "accuracy of the vote", detail))
     if length := results.get("length"):
         printed = paper.length(results["dataset"]["name"])

@@ -2,8 +2,10 @@
 
 from collections.abc import Mapping, Sequence
 from html import escape
+from math import floor
 from typing import Any
 
+from rcfast.eval import paper
 from rcfast.eval.records import (
     NORMS,
     Record,
@@ -25,16 +27,28 @@ def scroll(table: str, name: str) -> str:
     return f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(name)}">{table}</div>'
 
 
-def _bar(record: Record) -> str:
-    """A track from 0 to 100%: the rate filled, the interval as a bracket, the paper's value as a mark."""
-    low, high = 100 * record["rate_low"], 100 * record["rate_high"]
-    mark = ""
+def _bar(record: Record, start: float = 0.0) -> str:
+    """A track from `start` to 1: the rate filled (a dot on a cut track), its interval, the paper's mark."""
+
+    def at(value: float) -> str:
+        return f"{100 * (value - start) / (1 - start):.2f}%"
+
+    width = 100 * (record["rate_high"] - record["rate_low"]) / (1 - start)
+    parts = f'<i class="range" style="left:{at(record["rate_low"])};width:{width:.2f}%"></i>'
     if record["paper_rate"] is not None:
-        mark = f'<i class="mark" style="left:{100 * record["paper_rate"]:.2f}%"></i>'
-    return (
-        f'<span class="bar" aria-hidden="true"><i class="fill" style="width:{100 * record["rate"]:.2f}%"></i>'
-        f'<i class="range" style="left:{low:.2f}%;width:{high - low:.2f}%"></i>{mark}</span>'
-    )
+        parts += f'<i class="mark" style="left:{at(record["paper_rate"])}"></i>'
+    if start:
+        parts += f'<i class="dot" style="left:{at(record["rate"])}"></i>'
+    else:
+        parts = f'<i class="fill" style="width:{at(record["rate"])}"></i>' + parts
+    return f'<span class="bar" aria-hidden="true">{parts}</span>'
+
+
+def _cut(records: Sequence[Record]) -> float:
+    """Where a track for high shares begins: 95% and above are told apart by hundredths, others by tenths."""
+    values = [v for r in records for v in (r["rate_low"], r["paper_rate"]) if v is not None]
+    step = 0.01 if min(values, default=0) > 0.95 else 0.1
+    return max(0.0, floor(min(values, default=0) / step - 1e-9) * step)
 
 
 def _verdict(inside: bool | None) -> str:
@@ -49,14 +63,16 @@ def _line(kind: str, name: str, text: str) -> str:
     return f'<span class="line {kind}"><span class="name">{name}</span> {text}</span>'
 
 
-def _paper_lines(record: Record) -> str:
-    if record["paper_rate"] is None:
+def _paper_lines(record: Record, rate: paper.Printed | None, noise: paper.Printed | None) -> str:
+    if rate is None:
         return ""
-    rate = f"{percent(record['paper_rate'])} ({points(record['rate_difference'], record['n'])})"
-    lines = _line("paper", "paper", rate + _verdict(record["paper_rate_in_interval"]))
-    if record.get("paper_noise") is not None:
-        noise = f"{record['paper_noise']:g} ({noise_difference_text(record)})"
-        lines += _line("paper", "its noise", noise + _verdict(record["paper_noise_in_interval"]))
+    difference = points(record["rate_difference"], record["n"])
+    text = f"{rate.text}% ({difference})" + _verdict(record["paper_rate_in_interval"])
+    lines = _line("paper", "paper", text)
+    if noise is not None:
+        gap = "" if record["noise_difference"] is None else f" ({noise_difference_text(record)})"
+        text = f"{noise.text}{gap}" + _verdict(record["paper_noise_in_interval"])
+        lines += _line("paper", "its noise", text)
     return lines
 
 
@@ -67,16 +83,14 @@ def _seeds_line(record: Record) -> str:
     return _line("seeds", f"{record['seeds']} vote seeds", spread)
 
 
-def _rate(record: Record, n_shown: bool) -> str:
+def _rate(record: Record, n_shown: bool, start: float = 0.0) -> str:
     n = record["n"]
-    if not n:
-        return '<td class="cell none">not measured</td>'
     interval = percent_range(record["rate_low"], record["rate_high"], n)
     of = f' <span class="n">n = {n:,}</span>' if n_shown else ""
-    return f'<b>{percent(record["rate"], n)}</b> <span class="ci">{interval}</span>{of}{_bar(record)}'
+    return f'<b>{percent(record["rate"], n)}</b> <span class="ci">{interval}</span>{of}{_bar(record, start)}'
 
 
-def _cell(record: Record | None, other: Record | None, n_shown: bool) -> str:
+def _cell(record: Record | None, other: Record | None, n_shown: bool, dataset: str) -> str:
     if record is None or not record["n"]:
         return '<td class="cell none">not measured</td>'
     text = _rate(record, n_shown)
@@ -85,12 +99,14 @@ def _cell(record: Record | None, other: Record | None, n_shown: bool) -> str:
         text += _line("noise", "noise", f'{mean} <span class="n">({record["noise_n"]:,})</span>')
     if other is not None and other["success"] != record["success"]:
         text += _line("second", "chosen by the network", percent(other["rate"], other["n"]))
-    return f'<td class="cell">{text}{_seeds_line(record)}{_paper_lines(record)}</td>'
+    printed = paper.cell(dataset, record["attack"], record["defence"])
+    beside = _paper_lines(record, printed.success, printed.noise) if printed else ""
+    return f'<td class="cell">{text}{_seeds_line(record)}{beside}</td>'
 
 
 def attack_table(results: Results, table: Table) -> str:
     """Tables 4 to 6: attacks in rows, defences in columns."""
-    records = attack_records(results, table.name)
+    records, dataset = attack_records(results, table.name), results["dataset"]["name"]
     found = {(r["attack"], r["defence"], r["reading"]): r for r in records}
     columns = [d for d in defences(results) if any(r["defence"] == d for r in records)]
     head = "".join(f'<th scope="col">{escape(label(d))}</th>' for d in columns)
@@ -98,9 +114,9 @@ def attack_table(results: Results, table: Table) -> str:
     for attack in dict.fromkeys(r["attack"] for r in records):
         own = [r for r in records if r["attack"] == attack]
         same = len({r["n"] for r in own}) == 1
-        of = f" · n = {own[0]['n']:,}" if same else ""
+        of = f" · <span>n = {own[0]['n']:,}</span>" if same else ""
         cells = "".join(
-            _cell(found.get((attack, d, "defence")), found.get((attack, d, "model")), not same)
+            _cell(found.get((attack, d, "defence")), found.get((attack, d, "model")), not same, dataset)
             for d in columns
         )
         name = f'{escape(attack_label(attack))}<span class="of">{NORMS[own[0]["norm"]]}{of}</span>'
@@ -112,23 +128,22 @@ def attack_table(results: Results, table: Table) -> str:
 def accuracy_table(results: Results, table: Table) -> str:
     """Table 3: one defence in a row."""
     name = results["dataset"]["name"]
-    found = {row["defence"]: accuracy_record(row, name) for row in results.get("accuracy", ())}
-    rows = []
+    found = {row["defence"]: accuracy_record(row, name) for row in results.get("accuracy", ()) if row["n"]}
+    start, rows = _cut(list(found.values())), []
     for defence in (d for d in defences(results) if d in found):
         record = found[defence]
-        lines = _seeds_line(record) + _paper_lines(record)
-        share = _rate(record, False)
-        cell = share if share.startswith("<td") else f'<td class="cell">{share}</td>'
-        counts = f'<td class="number">{record["correct"]:,} of {record["n"]:,}</td>'
+        beside = _seeds_line(record) + _paper_lines(record, paper.accuracy(name, defence), None)
         rows.append(
-            f'<tr><th scope="row">{escape(label(defence))}</th>{cell}{counts}<td class="cell">{lines}</td></tr>'
+            f'<tr><th scope="row">{escape(label(defence))}</th>'
+            f'<td class="cell">{_rate(record, False, start)}</td>'
+            f'<td class="number">{record["correct"]:,} of {record["n"]:,}</td>'
+            f'<td class="cell">{beside}</td></tr>'
         )
-    more = "Beside it" if any(r["paper_rate"] is not None or r["seeds"] > 1 for r in found.values()) else ""
-    head = "".join(f'<th scope="col">{h}</th>' for h in ("Defence", "Accuracy", "Correct", more))
-    return scroll(
-        f'<table class="matrix rows"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>',
-        table.title,
-    )
+    of = f'<span class="of">tracks from {start:.0%} to 100%</span>'
+    head = f'<th scope="col">Defence</th><th scope="col">Accuracy{of}</th>'
+    head += '<th scope="col" class="number">Correct</th><td></td>'
+    body = f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+    return scroll(f'<table class="matrix rows">{body}</table>', table.title)
 
 
 def plain_table(header: Sequence[str], rows: Sequence[Sequence[str]], name: str) -> str:

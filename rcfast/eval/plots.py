@@ -72,7 +72,7 @@ def _soft_grid(ax: Any) -> None:
     ax.set_axisbelow(True)
 
 
-def legend(ax: Any, title: str | None = None, columns: int = 2) -> None:
+def legend(ax: Any, columns: int = 2) -> None:
     """A legend above the axes, where it hides no data."""
     handles, names = ax.get_legend_handles_labels()
     if handles:
@@ -85,7 +85,6 @@ def legend(ax: Any, title: str | None = None, columns: int = 2) -> None:
             handlelength=1.8,
             columnspacing=1.2,
             borderaxespad=0.2,
-            title=title,
         )
 
 
@@ -125,7 +124,7 @@ def rate_curves(ax: Any, curves: dict[str, list[Record]], names: dict[str, str],
     ax.set_xlabel(x)
     ax.set_ylabel("success rate, %")
     _soft_grid(ax)
-    legend(ax)
+    legend(ax, 3 if len(curves) == 3 else 2)
 
 
 def noise_curves(ax: Any, curves: dict[str, list[Record]], names: dict[str, str], x: str) -> None:
@@ -183,7 +182,7 @@ def _label_ticks(count: int) -> list[int]:
 def mosaic(images: np.ndarray, shown: np.ndarray, gap: int = 1) -> np.ndarray:
     """One RGBA picture [rows·(H+gap)+gap, columns·(W+gap)+gap, 4] of images [R,S,C,H,W] or vectors [R,S,D].
 
-    What is not shown, and the gaps, are transparent. Vectors become strips, other than three channels
+    What is not shown is transparent, gaps are a faint grey. Vectors become strips, other than three channels
     their mean.
     """
     if images.ndim == 3:
@@ -196,12 +195,14 @@ def mosaic(images: np.ndarray, shown: np.ndarray, gap: int = 1) -> np.ndarray:
     repeat = max(1, round(width / height / 2))  # a vector would be a line one pixel high
     images = np.repeat(np.clip(np.nan_to_num(images), 0, 1), repeat, axis=3)
     height *= repeat
-    picture = np.zeros((rows * (height + gap) + gap, columns * (width + gap) + gap, 4), np.uint8)
-    for i, j in zip(*np.nonzero(shown), strict=True):
+    picture = np.full(
+        (rows * (height + gap) + gap, columns * (width + gap) + gap, 4), (128, 128, 128, 90), np.uint8
+    )
+    for i, j in np.ndindex(rows, columns):
         top, left = gap + i * (height + gap), gap + j * (width + gap)
         cell = picture[top : top + height, left : left + width]
-        cell[..., :3] = np.rint(255 * images[i, j].transpose(1, 2, 0))
-        cell[..., 3] = 255
+        cell[..., :3] = np.rint(255 * images[i, j].transpose(1, 2, 0)) if shown[i, j] else 0
+        cell[..., 3] = 255 if shown[i, j] else 0
     return picture
 
 

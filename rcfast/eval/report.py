@@ -3,6 +3,7 @@
 The page forbids itself any request (Content-Security-Policy), so what is seen is what is in the file.
 """
 
+import re
 from collections.abc import Mapping
 from html import escape
 from importlib.resources import files
@@ -13,44 +14,14 @@ from typing import Any
 from rcfast.eval import figures, markup, paper, tables
 from rcfast.eval.findings import Finding, findings, headline, summary
 from rcfast.eval.findings import figures as key_figures
-from rcfast.eval.records import defences, label
+from rcfast.eval.records import attack_label, defences, label
 from rcfast.eval.results import Results
 from rcfast.eval.store import write_atomic
+from rcfast.eval.wording import CELLS, METHOD, PAPER, READ
 
 __all__ = ["page", "summary", "write"]
 
-_CELLS = (
-    "The large number is the success rate, its 95% interval beside it and as a bracket on the bar; below it the "
-    "mean noise ± standard error and, in brackets, the number of successful examples behind it."
-)
-_PAPER = (
-    " The orange mark is the paper's cell, repeated below with the difference (ours minus the paper's); "
-    "✓ means that it lies in our interval, ≠ that it does not."
-)
-READ = {
-    "table2": "How many examples each part has. The validation part is benign and serves r alone.",
-    "table3": "The share of the benign test set that each defence labels correctly. A defence should cost nothing "
-    "here: compare each bracket with the accuracy of the point-based network.",
-    "table4": "Each attack wants one given wrong label. A cell is the share of adversarial examples to which the "
-    "defence answers that label: low is good for the defence.",
-    "table5": "Any wrong label counts. Of all targets the adversarial example with the least noise that succeeds "
-    "against the defence is handed in, so these rates lie above those of Table 4.",
-    "table6": "The least noisy success of several attacks: what an attacker who tries everything gets.",
-    "figure1": "Rows are true labels, columns the label that the network answers; the benign images on the diagonal "
-    "are framed. Changes that people hardly see turn every image into every label.",
-    "figure2": "Bars say which labels the network gives to random points around the example named above them: blue "
-    "is the true label, orange the target. Where blue wins, the vote undoes the attack.",
-    "figure4": "The vote's accuracy on benign validation examples as the region grows. r is the last length at which "
-    "it is not below the dashed line of the network itself.",
-    "figure5": "As Figure 1, at a confidence that gets past the vote; a cross means that no example succeeded. "
-    "Where people no longer see the true label either, the attack has not really succeeded.",
-    "figure6": "Left: how often the confident attack succeeds as k grows, with 95% bands. Right: the noise that it "
-    "pays for it, with 95% intervals of the mean.",
-    "figure7": "As Figure 6, for any wrong label: it needs a smaller k.",
-    "figure8": "Adversarial examples pushed further along their own noise by the share alpha, with 95% bands: too "
-    "small a step stays in the old region, too large a one leaves the target's.",
-    "figure9": "As Figure 5, for the adapted attack.",
-}
+_CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
 def write(
@@ -79,7 +50,7 @@ def page(results: Results, run: Mapping[str, Any], grids: Path) -> str:
         parts.append(("tables", "Tables", "".join(_table(results, table) for table in built.values())))
     if plots:
         parts.append(("figures", "Figures", "".join(_figure(results, plot) for plot in plots.values())))
-    parts.append(("method", "How it was measured", _method(results)))
+    parts.append(("method", "How it was measured", _method()))
     parts.append(("run", "The run", _run(results, run)))
     links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in parts)
     body = "".join(f'<section id="{key}"><h2>{title}</h2>{html}</section>' for key, title, html in parts)
@@ -89,7 +60,7 @@ def page(results: Results, run: Mapping[str, Any], grids: Path) -> str:
 <meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <meta name="color-scheme" content="light dark">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<meta http-equiv="Content-Security-Policy" content="{_CSP}">
 <link rel="icon" href="data:,">
 <title>Region-based classification on {escape(name)}</title>
 <style>
@@ -131,14 +102,14 @@ def _what(results: Results) -> str:
 
 def _summary(results: Results) -> str:
     cards = "".join(
-        f'<div class="card"><span class="value">{escape(f.value)}</span><span class="name">{escape(f.name)}</span>'
-        f'<span class="detail">{escape(f.detail)}</span></div>'
+        f'<div class="card"><span class="value">{escape(f.value)}</span>'
+        f'<span class="name">{_text(f.name)}</span><span class="detail">{_text(f.detail)}</span></div>'
         for f in key_figures(results)
     )
     warned = "".join(f"<li>{escape(text)}</li>" for text in results.get("warnings", ()))
     warnings = f'<aside class="warnings"><h3>Warnings</h3><ul>{warned}</ul></aside>' if warned else ""
     return (
-        f'<p class="headline">{escape(headline(results))}</p>'
+        f'<p class="headline">{_text(headline(results))}</p>'
         f'<div class="cards">{cards}</div>{warnings}{_findings(findings(results))}'
     )
 
@@ -149,14 +120,20 @@ def _findings(said: list[Finding]) -> str:
     blocks = []
     for about, group in groupby(said, key=lambda finding: finding.about):
         items = "".join(
-            f'<li class="{f.tone}"><span class="hidden">{words[f.tone]}: </span>{escape(f.text)}</li>'
+            f'<li class="{f.tone}"><span class="hidden">{words[f.tone]}: </span>{_text(f.text)}</li>'
             if words[f.tone]
-            else f"<li>{escape(f.text)}</li>"
+            else f"<li>{_text(f.text)}</li>"
             for f in group
         )
         title = about or "Beside the paper"
         blocks.append(f'<div class="verdict"><h3>{escape(title)}</h3><ul>{items}</ul></div>')
     return f'<div class="verdicts">{"".join(blocks)}</div>'
+
+
+def _text(text: str) -> str:
+    """Text for the page; the names of attacks do not break at their hyphens."""
+    names = re.sub(r"\b[TU]-[A-Z][\w-]*", lambda m: attack_label(m[0]).replace("-", "\u2011"), text)
+    return escape(names)
 
 
 def _number(name: str) -> str:
@@ -171,11 +148,11 @@ def _table(results: Results, table: tables.Table) -> str:
     elif table.name == "table3":
         html, read = markup.accuracy_table(results, table), READ["table3"]
     else:
-        html, read = markup.attack_table(results, table), f"{READ[table.name]} {_CELLS}"
+        html, read = markup.attack_table(results, table), f"{READ[table.name]} {CELLS}"
     if not published:
         read += f" The paper reports no values for {results['dataset']['name']}."
-    elif table.name not in ("table2",):
-        read += _PAPER
+    elif table.name != "table2":
+        read += " " + PAPER
     return (
         f'<article id="{table.name}"><h3><span>{_number(table.name)}</span> {escape(table.title)}</h3>'
         f'<p class="read">{escape(read)}</p>{html}</article>'
@@ -195,31 +172,18 @@ def _figure(results: Results, plot: figures.Plot) -> str:
     if plot.name in figures.GRIDS:
         read = f"{figures.describe(results, plot.name)}. {read}"
     said = paper.figure(plot.name, results["dataset"]["name"])["text"]
-    note = f'<span class="said">The paper, {escape(said[0].lower() + said[1:])}</span>' if said else ""
+    note = f'<span class="said">The paper, {_text(said[0].lower() + said[1:])}</span>' if said else ""
     kind = " grid" if plot.name in figures.GRIDS else ""
     return (
         f'<figure id="{plot.name}" class="n{len(panels)}{kind}">'
         f"<h3><span>{_number(plot.name)}</span> {escape(plot.title)}</h3>"
-        f'<div class="panels">{"".join(panels)}</div><figcaption>{escape(read)} {note}</figcaption></figure>'
+        f'<div class="panels">{"".join(panels)}</div><figcaption>{_text(read)} {note}</figcaption></figure>'
     )
 
 
-def _method(results: Results) -> str:
-    said = [
-        "Attacked are test examples drawn at random among those that the undefended network labels correctly, "
-        "each with every target (or the number of targets in the settings below).",
-        "A targeted attack succeeds when the defence itself answers the target, an untargeted one when it answers "
-        "anything but the true label. Trained defences are attacked on their own network; the region-based "
-        "classifier receives what was made on the network that it votes with.",
-        "An untargeted or combined attack hands in the least noisy of its candidates that succeeds against the "
-        "defence. Where it matters, cells also say how often the candidate succeeds that the attacked network "
-        "would have chosen; both are in the data files.",
-        "Rates carry Wilson's 95% interval, means their standard error; noise is the mean over successful examples "
-        "in the attack's norm, inputs in [0, 1], L0 counts changed coordinates. Adversarial examples made from one "
-        "image resemble each other, so the intervals are, if anything, too narrow.",
-        "The vote is repeated with other seeds; tables show the first, and how far the others are from it.",
-    ]
-    return "<ul class='method'>" + "".join(f"<li>{escape(text)}</li>" for text in said) + "</ul>"
+def _method() -> str:
+    items = "".join(f"<li>{escape(text)}</li>" for text in METHOD)
+    return f'<ul class="method">{items}</ul>'
 
 
 def duration(seconds: float) -> str:
