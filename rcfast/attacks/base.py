@@ -191,7 +191,7 @@ class Attack(ABC):
         name = progress if isinstance(progress, str) else type(self).__name__
         with tqdm(total=len(x), desc=name, unit="ex", disable=not progress, bar_format=_BAR) as bar:
             bar.update(len(x) - len(active))
-            for rows in active.split(size):
+            for rows in active.split(size) if len(active) else ():
                 spent = torch.zeros_like(rows)
                 attacked = AttackedModel(
                     model, num_classes=logits.shape[1], limit=limit, queries=spent, bar=bar
