@@ -50,16 +50,17 @@ def learn_length(
     dtype: torch.dtype | None = None,
     progress: bool = False,
 ) -> LengthSearch:
-    """Algorithm 1: raise r from ``r0`` by ``step`` while the votes are as accurate as the model; the last such r.
+    """Algorithm 1: raise r from ``r0`` by ``step`` while the votes are as accurate as the model.
 
-    ``x`` [N, ...] float32 in [0,1] with labels ``y`` [N] int64, N >= 1, on any device. ``tolerance``: accuracy
-    that may be lost (0: the paper's loop). ``r_max``: where the search ends at the latest. ``curve``: score every
-    length up to ``r_max``, as a figure wants it; r is the same. ``stop="exact"`` gives the accuracies of all m
-    votes; ``"sequential"`` is some 25 times faster and agrees with it but for near ties. Other arguments as for
-    :class:`rcfast.RegionClassifier`. Every length uses the same random numbers, scaled: the curve is smooth.
+    ``x`` [N, ...] float32 in [0,1] with labels ``y`` [N] int64, N >= 1, on any device. ``tolerance``:
+    accuracy that may be lost (0: the paper's loop). ``r_max``: where the search ends at the latest.
+    ``curve``: score every length up to ``r_max``, as a figure wants it; r is the same. ``stop="exact"`` gives
+    the accuracies of all m votes; ``"sequential"`` is some 25 times faster and agrees with it but for near
+    ties. Other arguments as for :class:`rcfast.RegionClassifier`. Every length uses the same random numbers,
+    scaled: the curve is smooth.
 
-    The model's accuracy is measured in the same precision as the votes: it is theirs at r = 0. If ``r0`` > 0 does
-    not hold, r is 0.0, where it holds by definition, and a RuntimeWarning says so.
+    The model's accuracy is measured in the same precision as the votes: it is theirs at r = 0. If ``r0`` > 0
+    does not hold, r is 0.0, where it holds by definition, and a RuntimeWarning says so.
 
     Raises TypeError or ValueError, naming the argument and the value.
     """

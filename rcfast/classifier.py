@@ -110,18 +110,18 @@ class RegionClassifier(nn.Module):
             raise ValueError(
                 f"r must be a number or have the shape [{len(x)}] of the batch, got {list(r.shape)}"
             )
-        for name, value in (("x", x), ("example_ids", ids), ("r", r)):
-            device = next((t.device for t in tensors(self.model)), x.device)
-            if isinstance(value, Tensor) and value.device != device and name != "r":
-                raise ValueError(f"{name} must be on the device of the model, {device}, got {value.device}")
-        with evaluating(self.model):
-            runner = self._engine.runner(x.shape[1:], x.device)
+        device = next((t.device for t in tensors(self.model)), x.device)
+        for name, tensor in (("x", x), ("example_ids", ids)):
+            if tensor is not None and tensor.device != device:
+                raise ValueError(f"{name} must be on the device of the model, {device}, got {tensor.device}")
+        engine = self._current_engine()
+        with engine.lock, evaluating(self.model):
+            runner = engine.runner(x.shape[1:], device)
             if self.num_classes not in (None, runner.num_classes):
-                raise ValueError(
-                    f"model must return num_classes = {self.num_classes} logits, got {runner.num_classes}"
-                )
+                wanted = f"num_classes = {self.num_classes}"
+                raise ValueError(f"model must return {wanted} logits per point, got {runner.num_classes}")
             ids = regions.content_ids(x) if ids is None else ids
-            r = r.to(x.device) if isinstance(r, Tensor) else r
+            r = r.to(device) if isinstance(r, Tensor) else r
             try:
                 outcome = self._count(runner, _Examples(x, r, ids), m)
             finally:
@@ -148,6 +148,13 @@ class RegionClassifier(nn.Module):
         super().__setstate__(state)
         self._engine = Engine(self.model, self.dtype, self.chunk)
 
+    def _current_engine(self) -> Engine:
+        """The engine, made anew if what it was made for has been assigned anew."""
+        engine = self._engine
+        if engine.model is not self.model or (engine.dtype, engine.chunk) != (self.dtype, self.chunk):
+            self._engine = engine = Engine(self.model, self.dtype, self.chunk)
+        return engine
+
     def _count(self, runner: Runner, examples: "_Examples", m: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Rounds from checkpoint to checkpoint; those that stop leave. -> counts, label, samples, decided."""
         batch, device = len(examples.x), examples.x.device
@@ -162,10 +169,12 @@ class RegionClassifier(nn.Module):
             samples[active] = last
             stays = []
             for some in active.split(max(1, _JUDGED // runner.num_classes)):
-                stops, proven = rule.judge(counts[some], last)
+                so_far = counts[some]
+                _check_cast(so_far, last, some)
+                stops, proven = rule.judge(so_far, last)
                 decided[some] = proven
                 stays.append(some[~stops])
-            active = torch.cat(stays) if stays else active
+            active = torch.cat(stays)
             first = last
             if not len(active):
                 break
@@ -191,16 +200,20 @@ class RegionClassifier(nn.Module):
                 try:
                     logits = runner.logits(points, group * take)
                 except torch.OutOfMemoryError:
+                    del out, points
                     runner.release()
                     if not runner.chunk.shrink():
                         raise
                     if done == first:
-                        break
+                        break  # a smaller group
                     continue
-                ops.vote_(votes, logits.unflatten(0, (group, take)).contiguous())
+                ops.vote_(votes, logits.unflatten(0, (group, take)))
                 done += take
             else:
-                _check_cast(votes, last - first, some)
+                if (
+                    start == 0 or last - first > 4 * runner.chunk.rows
+                ):  # NaN shows early; else once per checkpoint
+                    _check_cast(votes, last - first, some)
                 counts[some] += votes
                 start += group
 

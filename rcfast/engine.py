@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from threading import RLock
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -16,16 +17,14 @@ Model = Callable[[Tensor], Tensor]
 FIRST_ROWS = 32  # the smallest chunk tried
 MAX_ROWS = 1 << 16
 POINT_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}  # the most that one chunk of points may take
-FORWARD_SECONDS = {
-    "cpu": 0.25,
-    "cuda": 0.1,
-}  # hardware that is busy this long is full; larger chunks only cost memory
+FULL_SECONDS = {"cpu": 0.25, "cuda": 0.1}  # hardware busy this long is full: larger chunks only cost memory
 GAIN = 1.05  # a larger chunk must bring 5%, or it is not worth its memory
-PREFERENCE = (
-    1.1  # a way of running that is not the preferred one must be 10% faster: timing noise decides nothing
-)
+PATIENCE = 2  # doublings without gain before the search ends
 TIMINGS = 3
-PATIENCE = 2
+SLOW_SECONDS = 0.1  # a pass of this length is timed once
+# Ways of running differ in the last bits of the logits, so that votes near a boundary could differ with them.
+# The preferred way therefore stands unless another is far faster: noise on a busy machine must not decide.
+PREFERENCE = 1.5
 
 
 @contextmanager
@@ -88,7 +87,7 @@ class Chunk:
 
     def run(self, call: Model, points: Tensor) -> Tensor:
         """``call(points)``, timed while the chunk is not settled."""
-        if self.settled or not 0.75 * self.rows < len(points) <= self.rows:
+        if self.settled or not 0.7 * self.rows < len(points) <= self.rows:
             return call(points)
         seconds, logits = timed(call, points)
         self._observe(seconds * self.rows / len(points))
@@ -111,7 +110,7 @@ class Chunk:
             self._best, self._patience = (self.rows / fastest, self.rows), PATIENCE
         else:
             self._patience -= 1
-        enough = fastest > FORWARD_SECONDS.get(self._device.type, 0.1)
+        enough = fastest > FULL_SECONDS.get(self._device.type, 0.1)
         if self._patience == 0 or enough or 2 * self.rows > self.limit:
             self.rows, self.settled = self._best[1], True
         else:
@@ -202,10 +201,14 @@ class _Way:
         own = floating_dtype(self.module)
         return function if own == self.dtype else lambda points: function(points.to(own))
 
+    def arrange(self, points: Tensor) -> Tensor:
+        """``points`` [rows, ...] in the precision and memory format of this way."""
+        form = torch.channels_last if self.channels_last else torch.contiguous_format
+        return points.to(self.dtype, memory_format=form)
+
 
 class Engine:
-    """Chooses, once per shape of example, how a model is run, by running it; and keeps the converted copy
-    true.
+    """Chooses how a model is run, once per shape of example, by running it; keeps converted copies true.
 
     Candidates: the model itself, or for another ``dtype`` a converted copy and autocast; each contiguous and,
     for images, channels_last. The user's model is never changed.
@@ -216,6 +219,7 @@ class Engine:
         self._runners: dict[Any, Runner] = {}
         self._copies: dict[bool, nn.Module] = {}  # by channels_last
         self._form: list[Any] = []
+        self.lock = RLock()  # the buffer of points is one
 
     def runner(self, shape: torch.Size, device: torch.device) -> Runner:
         """How to run the model on points of this shape, inside :func:`evaluating`; timed the first time."""
@@ -228,7 +232,8 @@ class Engine:
     def _refresh(self) -> None:
         """Today's weights in the copies; nothing kept for a model that has changed its form."""
         now = tensors(self.model)
-        form = [(t.shape, t.dtype, t.device) for t in now]
+        form: list[Any] = [(t.shape, t.dtype, t.device) for t in now]
+        form += [type(part) for part in self.model.modules()] if isinstance(self.model, nn.Module) else []
         if form != self._form:
             self._form = form
             self._copies.clear()
@@ -270,27 +275,25 @@ class Engine:
 
     def _choose(self, shape: torch.Size, device: torch.device) -> Runner:
         makers = self._ways(image=len(shape) == 3)
-        trials: list[tuple[float, _Way, int]] = []
+        rows = FIRST_ROWS if len(makers) > 1 else 1
+        trials: list[_Trial] = []
         error: Exception | None = None
         for make in makers:
             try:
-                way = make()
-                seconds, out = _trial(way, shape, device, several=len(makers) > 1)
+                trials.append(_Trial(make(), _zeros(rows, shape, device)))
             except Exception as failure:  # such as .view on channels_last, or a module that cannot be copied
                 error = failure
-                continue
-            trials.append(
-                (seconds, way, check_logits(out, len(out) if isinstance(out, Tensor) else 0).shape[1])
-            )
         if not trials:
             assert error is not None
             raise error
-        fastest = min(seconds for seconds, _, _ in trials)
-        _, way, labels = next(t for t in trials if t[0] <= PREFERENCE * fastest)
-        self._copies = {
-            k: twin for k, twin in self._copies.items() if twin is way.module or self._in_use(twin)
-        }
-        return self._finish(way, labels, shape, device)
+        if len(trials) > 1:
+            for _ in range(TIMINGS):  # in turns, so that a busy moment hits all of them
+                for trial in trials:
+                    trial.repeat()
+        fastest = min(trial.seconds for trial in trials)
+        best = next(trial for trial in trials if trial.seconds <= PREFERENCE * fastest)
+        self._copies = {k: v for k, v in self._copies.items() if v is best.way.module or self._in_use(v)}
+        return self._finish(best.way, best.labels, shape, device)
 
     def _in_use(self, twin: nn.Module) -> bool:
         return any(runner.module is twin for runner in self._runners.values())
@@ -301,23 +304,31 @@ class Engine:
         compiled = _eager(self.model) is not self.model
         if compiled:
             while not chunk.settled:  # on the eager twin: every size would be another compilation
-                chunk.run(eager, _zeros(chunk.rows, shape, device, way))
-        function = self.model if not way.copied else way.module
-        if compiled and way.copied and isinstance(self.model, OptimizedModule):
-            function = OptimizedModule(
-                way.module, self.model.dynamo_ctx
-            )  # with the options that the user chose
+                chunk.run(eager, way.arrange(_zeros(chunk.rows, shape, device)))
+        function = way.module if way.copied else self.model
+        if way.copied and isinstance(self.model, OptimizedModule):  # with the options that the user chose
+            function = OptimizedModule(cast(nn.Module, way.module), self.model.dynamo_ctx)
         return Runner(way.bind(function), way.dtype, way.channels_last, labels, chunk, compiled, way.module)
 
 
-def _zeros(rows: int, shape: torch.Size, device: torch.device, way: _Way) -> Tensor:
-    points = torch.zeros(rows, *shape, dtype=way.dtype, device=device)
-    return points.to(memory_format=torch.channels_last) if way.channels_last else points
+class _Trial:
+    """A candidate's first pass, which may fail, its number of labels, and its least time."""
+
+    def __init__(self, way: _Way, points: Tensor) -> None:
+        self.way = way
+        self._call, self._points = way.bind(way.module), way.arrange(points)
+        self.seconds, out = timed(self._call, self._points)
+        self.labels = check_logits(out, len(points)).shape[1]
+        self._first = True
+
+    def repeat(self) -> None:
+        """Time it again, unless it is so slow that its first pass tells enough."""
+        if self.seconds > SLOW_SECONDS:
+            return
+        seconds = timed(self._call, self._points)[0]
+        self.seconds = seconds if self._first else min(seconds, self.seconds)
+        self._first = False
 
 
-def _trial(way: _Way, shape: torch.Size, device: torch.device, *, several: bool) -> tuple[float, Tensor]:
-    """Least seconds of a pass, and what it returned."""
-    points = _zeros(FIRST_ROWS if several else 1, shape, device, way)
-    call = way.bind(way.module)
-    out = call(points)
-    return (min(timed(call, points)[0] for _ in range(TIMINGS)) if several else 0.0), out
+def _zeros(rows: int, shape: torch.Size, device: torch.device) -> Tensor:
+    return torch.zeros(rows, *shape, device=device)
