@@ -153,6 +153,8 @@ def _after(ctx: Context, forward: float, backward: float) -> list[Row]:
             count = vote.size(ctx, vote_job)
             cost = vote_cost[vote_job.judge.random, vote_job.unit is not None]
             rows[1].add(found=found is not None, seconds=count * cost)
+        if not rows[0].todo + rows[1].todo and any((ctx.store.root / "store" / "draw").glob("*.json")):
+            rows[2] = Row("draw", 1)
         return rows
     blocks = [min(block, size.examples - start) for start in range(0, size.examples, block)]
     for unit, scopes in ctx.plan.units.items():

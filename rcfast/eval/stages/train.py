@@ -140,12 +140,12 @@ def network(ctx: Context, name: str, tally: Tally) -> Network:
         return Network(name, given, weights_digest(given, {"source": described}))
     inputs, train = recipe(ctx, name, make, described)
     part = ctx.ready("train", inputs, ".safetensors")
-    if part is not None:
-        tally.add(part, reused=True)
-        model, _ = training.load_model(part.path, model=make())
-    else:
-        model, part = _train(ctx, name, inputs, train)
-        tally.add(part, reused=False)
+    reused = part is not None
+    if part is None:
+        part = _train(ctx, name, inputs, train)
+    tally.add(part, reused=reused)
+    # Also when just trained: a network fresh from training keeps another memory format and rounds otherwise.
+    model, _ = training.load_model(part.path, model=make())
     return Network(name, model.to(ctx.device).eval(), part.digest)
 
 
@@ -196,9 +196,7 @@ def training_attack(settings: Described) -> Any:
         raise ConfigError(f"train.adversarial.attack: {error}") from error
 
 
-def _train(
-    ctx: Context, name: str, inputs: Described, train: Callable[[Path], nn.Module]
-) -> tuple[nn.Module, Part]:
+def _train(ctx: Context, name: str, inputs: Described, train: Callable[[Path], nn.Module]) -> Part:
     ctx.progress.print(f"training the {name} network")
     start = time.perf_counter()
     path = ctx.store.path("train", inputs, ".safetensors")
@@ -218,7 +216,7 @@ def _train(
     part = ctx.store.adopt("train", inputs, digest, suffix=".safetensors", seconds=seconds)
     for done in _checkpoints(checkpoint):
         done.unlink(missing_ok=True)
-    return model, part
+    return part
 
 
 def _checkpoints(path: Path) -> tuple[Path, Path]:

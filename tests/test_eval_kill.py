@@ -1,0 +1,126 @@
+"""A run that is killed at random moments, again and again, ends with the same bytes as one left alone.
+
+The test starts this file as a program of its own: it loads torch once and forks a child for every attempt,
+which makes a kill cheap enough to have many.
+"""
+
+import hashlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+TINY = [
+    "protocol.examples=4",
+    "protocol.block=2",
+    "vote.m=20",
+    "vote.seeds=[0,1]",
+    "vote.histogram_m=20",
+    "length.step=0.1",
+    "length.m=20",
+    "length.curve_max=0.3",
+    "train.point.epochs=4",
+    "train.distillation.epochs=2",
+    "train.adversarial.epochs=1",
+    "train.adversarial.attack_settings={iterations=1, candidates=2}",
+    'attacks.names=["T-FGSM","DeepFool"]',
+    "attacks.settings.T-FGSM={steps=8, refine=2}",
+]
+VARYING = {"timings.json", "report.html", ".lock"}  # times, and the page that shows them
+
+
+def arguments(out: Path) -> list[str]:
+    settings = [item for text in TINY for item in ("--set", text)]
+    return ["--out", str(out), "--quiet", "--only", ",".join(WANTED), *settings]
+
+
+WANTED = ("table2", "table3", "table4", "table5", "figure4")
+
+
+def fingerprint(out: Path) -> dict[str, str]:
+    """Return the sha256 of every file that a reader is given."""
+    return {
+        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(out.rglob("*"))
+        if path.is_file() and path.name not in VARYING and "store" not in path.relative_to(out).parts
+    }
+
+
+def attempt(out: Path, seconds: float | None) -> int | None:
+    """Run in a child; kill it after `seconds`. Return its exit code, None when it was killed."""
+    from rcfast.eval import cli
+
+    child = os.fork()
+    if child == 0:
+        os._exit(cli.main(arguments(out)))
+    end = None if seconds is None else time.monotonic() + seconds
+    while True:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if end is not None and time.monotonic() > end:
+            os.kill(child, signal.SIGKILL)
+            os.waitpid(child, 0)
+            return None
+        time.sleep(0.002)
+
+
+def damage(out: Path, dice: random.Random) -> None:
+    """Flip a byte of a random finished part, as a bad disk would."""
+    parts = sorted((out / "store").rglob("*.npz"))
+    if parts:
+        path = dice.choice(parts)
+        data = bytearray(path.read_bytes())
+        data[dice.randrange(len(data))] ^= 1 << dice.randrange(8)
+        path.write_bytes(bytes(data))
+
+
+def main(folder: Path, rounds: int) -> None:
+    """Compare interrupted runs with an uninterrupted one; print what happened as JSON."""
+    import matplotlib.figure
+    import sklearn.datasets
+    import torch
+
+    import rcfast.eval.engine  # noqa: F401  (before the first fork, like the two above)
+
+    torch.set_num_threads(1)
+    start = time.monotonic()
+    code = attempt(folder / "whole", None)
+    alone = time.monotonic() - start
+    expected, said = fingerprint(folder / "whole"), {"alone": alone, "code": code, "kills": [], "equal": []}
+    for number in range(rounds):
+        dice, out, kills = random.Random(number), folder / f"killed{number}", 0
+        while kills < 60 and (code := attempt(out, dice.uniform(0.03, 0.35) * alone)) is None:
+            kills += 1
+            if dice.random() < 0.2:
+                damage(out, dice)
+        said["kills"].append(kills)
+        said["code"] = said["code"] or code
+        said["equal"].append(fingerprint(out) == expected)
+        said["files"] = len(expected)
+    print(json.dumps(said))
+
+
+def test_killed_runs_end_in_the_same_bytes(tmp_path: Path) -> None:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, __file__, str(tmp_path), "3"],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["code"] == 0, done.stderr[-2000:]
+    assert said["equal"] == [True, True, True], said
+    assert min(said["kills"]) >= 2, said
+    assert said["files"] >= 20
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))
