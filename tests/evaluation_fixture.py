@@ -180,13 +180,10 @@ def run() -> dict[str, Any]:
 def _grid(path: Path, count: int, shape: tuple[int, ...], *, full: bool) -> None:
     rng = np.random.default_rng(1)
     axis = np.linspace(-1, 1, shape[-1])
+    distance = np.hypot(*np.meshgrid(axis, np.linspace(-1, 1, shape[-2]))) if len(shape) == 3 else abs(axis)
     images = np.zeros((count, count, *shape), np.float32)
     for i in range(count):
-        ring = (
-            np.exp(-((np.hypot(*np.meshgrid(axis, axis)) - i / count) ** 2) / 0.02)
-            if len(shape) == 3
-            else axis**2
-        )
+        ring = np.exp(-((distance - i / count) ** 2) / 0.02)
         for j in range(count):
             noise = 0 if i == j else rng.normal(0, 0.12, shape)
             images[i, j] = np.clip(np.broadcast_to(ring, shape) + noise, 0, 1)

@@ -261,10 +261,14 @@ def adaptive(svg: str) -> str:
     return re.sub(r"<svg ([^>]*)>", lambda m: f'<svg class="rcfast" {m[1]}>{_STYLE}', svg, count=1)
 
 
-def inline(svg: bytes) -> str:
-    """An SVG to stand inside an HTML page, whose width, text colour and blue (--blue) it takes."""
+def inline(svg: bytes, key: str) -> str:
+    """An SVG to stand inside an HTML page, whose width, text colour and blue (--blue) it takes.
+
+    key: what its ids begin with, for no two on a page may be the same.
+    """
     head, rest = svg.decode().replace(_STYLE, "").split(">", 1)
     head = re.sub(r' (width|height)="[^"]*"', "", head)
+    rest = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{key}-", rest)
     return f"{head}>{rest}".replace(plots.BLUE, f"var(--blue, {plots.BLUE})")
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from statistics import median
+from textwrap import wrap
 from typing import Literal
 
 from rcfast.eval import paper
@@ -309,5 +310,5 @@ def summary(results: Results) -> str:
                 )
             rows.append(row)
         lines += ["", f"Success rate of {group} attacks (95% interval)", *_columns(rows)]
-    lines += ["", headline(results)]
+    lines += ["", *wrap(headline(results), 100)]
     return "\n".join(line.rstrip() for line in lines) + "\n"

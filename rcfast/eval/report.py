@@ -47,7 +47,7 @@ def page(results: Results, run: Mapping[str, Any], grids: Path) -> str:
     built, plots = tables.build(results), figures.build(results, grids)
     parts = [("summary", "Summary", _summary(results))]
     if built:
-        parts.append(("tables", "Tables", "".join(_table(results, table) for table in built.values())))
+        parts.append(("tables", "Tables", _tables(results, built)))
     if plots:
         parts.append(("figures", "Figures", "".join(_figure(results, plot) for plot in plots.values())))
     parts.append(("method", "How it was measured", _method()))
@@ -141,28 +141,35 @@ def _number(name: str) -> str:
     return name.replace("table", "Table ").replace("figure", "Figure ")
 
 
-def _table(results: Results, table: tables.Table) -> str:
-    published = paper.publishes(results["dataset"]["name"])
-    if table.name == "table2":
-        html, read = markup.plain_table(table.header, table.rows, table.title), READ["table2"]
-    elif table.name == "table3":
-        html, read = markup.accuracy_table(results, table), READ["table3"]
-    else:
-        html, read = markup.attack_table(results, table), f"{READ[table.name]} {CELLS}"
-    if not published:
-        read += f" The paper reports no values for {results['dataset']['name']}."
-    elif table.name != "table2":
-        read += " " + PAPER
-    return (
-        f'<article id="{table.name}"><h3><span>{_number(table.name)}</span> {escape(table.title)}</h3>'
-        f'<p class="read">{escape(read)}</p>{html}</article>'
-    )
+def _tables(results: Results, built: Mapping[str, tables.Table]) -> str:
+    """All tables; what is common to several is explained at the first of them."""
+    name, parts, explained = results["dataset"]["name"], [], ""
+    if not paper.publishes(name):
+        parts.append(f'<p class="read">{escape(f"The paper reports no values for {name}.")}</p>')
+    for table in built.values():
+        read = READ[table.name]
+        if table.name == "table2":
+            html = markup.plain_table(table.header, table.rows, table.title)
+        elif table.name == "table3":
+            html = markup.accuracy_table(results, table)
+            read += f" {PAPER}" if paper.publishes(name) else ""
+        else:
+            html = markup.attack_table(results, table)
+            more = f"{CELLS} {PAPER}" if paper.publishes(name) else CELLS
+            read += f" Cells read as in {explained}." if explained else f" {more}"
+            explained = explained or _number(table.name)
+        parts.append(
+            f'<article id="{table.name}"><h3><span>{_number(table.name)}</span> {escape(table.title)}</h3>'
+            f'<p class="read">{escape(read)}</p>{html}</article>'
+        )
+    return "".join(parts)
 
 
 def _figure(results: Results, plot: figures.Plot) -> str:
     panels = []
     for index, panel in enumerate(plot.panels):
-        svg = figures.inline(figures.render([panel], f"{plot.name}-{index}", endings=("svg",))["svg"])
+        key = f"{plot.name}-{index}"
+        svg = figures.inline(figures.render([panel], key, endings=("svg",))["svg"], key)
         title = panel.title if len(plot.panels) > 1 else ""
         alt = f"{_number(plot.name)}: {plot.title}" + (f", {panel.title}" if panel.title else "")
         shown = svg.replace("<svg ", f'<svg role="img" aria-label="{escape(alt)}" ', 1)
