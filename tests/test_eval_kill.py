@@ -81,8 +81,8 @@ def damage(out: Path, dice: random.Random) -> None:
 
 def main(folder: Path, rounds: int) -> None:
     """Compare interrupted runs with an uninterrupted one; print what happened as JSON."""
-    import matplotlib.figure
-    import sklearn.datasets
+    import matplotlib.figure  # noqa: F401
+    import sklearn.datasets  # noqa: F401
     import torch
 
     import rcfast.eval.engine  # noqa: F401  (before the first fork, like the two above)
