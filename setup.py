@@ -1,7 +1,8 @@
 """Builds the native module rcfast._C with CMake and Ninja; everything else stands in pyproject.toml.
 
-Environment: RCFAST_CUDA unset (build the CUDA kernels if nvcc is there), 1 (fail without nvcc) or 0 (skip them);
-RCFAST_CUDA_TARGETS, for example "80-real;90", else the visible GPUs' own, else a short list with PTX for newer ones.
+Environment: RCFAST_CUDA unset (build the CUDA kernels if nvcc is there), 1 (fail without nvcc) or 0 (skip
+them); RCFAST_CUDA_TARGETS, for example "80-real;90", else the visible GPUs' own, else a short list with PTX for
+newer ones.
 """
 
 import os

@@ -17,9 +17,9 @@ T* pointer(Address address) {
 }
 
 // `stream` is None for the CPU.
-void sample_hypercube(Address out, int dtype, Address x, double r, Address r_each, Address example_ids, int64_t seed,
-                      Address seed_tensor, int64_t first_sample, int64_t batch, int64_t samples, int64_t n,
-                      int64_t channels, int clip, int threads, std::optional<Address> stream) {
+void sample_hypercube(Address out, int dtype, Address x, double r, Address r_each, Address example_ids,
+                      int64_t seed, Address seed_tensor, int64_t first_sample, int64_t batch, int64_t samples,
+                      int64_t n, int64_t channels, int clip, int threads, std::optional<Address> stream) {
     const rcfast::SampleHypercube args{pointer<void>(out),
                                        static_cast<rcfast::Dtype>(dtype),
                                        pointer<const float>(x),
@@ -43,11 +43,14 @@ void sample_hypercube(Address out, int dtype, Address x, double r, Address r_eac
 #endif
 }
 
-void vote(Address counts, Address logits, int dtype, int64_t batch, int64_t samples, int64_t labels, int threads,
-          std::optional<Address> stream) {
-    const rcfast::Vote args{
-        pointer<int32_t>(counts), pointer<const void>(logits), static_cast<rcfast::Dtype>(dtype), batch, samples,
-        labels};
+void vote(Address counts, Address logits, int dtype, int64_t batch, int64_t samples, int64_t labels,
+          int threads, std::optional<Address> stream) {
+    const rcfast::Vote args{pointer<int32_t>(counts),
+                            pointer<const void>(logits),
+                            static_cast<rcfast::Dtype>(dtype),
+                            batch,
+                            samples,
+                            labels};
     const py::gil_scoped_release release;
     if (!stream) return rcfast::cpu::vote(args, threads);
 #if defined(RCFAST_CUDA)
@@ -58,7 +61,8 @@ void vote(Address counts, Address logits, int dtype, int64_t batch, int64_t samp
 }
 
 py::tuple philox4x32_10(const std::array<uint32_t, 4>& counter, const std::array<uint32_t, 2>& key) {
-    const auto words = rcfast::core::philox4x32_10({{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
+    const auto words =
+        rcfast::core::philox4x32_10({{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
     return py::make_tuple(words.w[0], words.w[1], words.w[2], words.w[3]);
 }
 

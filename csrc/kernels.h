@@ -21,7 +21,8 @@ struct SampleHypercube {
     uint64_t seed;
     uint32_t first_sample;
     int64_t batch, samples, n;
-    int64_t channels;  // 1: elements lie in order; C > 1: out is channels_last, element c*(n/C)+p lies at p*C+c
+    int64_t
+        channels;  // 1: elements lie in order; C > 1: out is channels_last, element c*(n/C)+p lies at p*C+c
     Clip clip;
 };
 
@@ -38,8 +39,8 @@ namespace cpu {
 void sample_hypercube(const SampleHypercube& args, int threads);
 void vote(const Vote& args, int threads);
 
-std::vector<std::string> instruction_sets();     // usable on this machine, best first
-std::string instruction_set();                   // in use
+std::vector<std::string> instruction_sets();        // usable on this machine, best first
+std::string instruction_set();                      // in use
 void use_instruction_set(const std::string& name);  // for tests and benches; throws std::invalid_argument
 }  // namespace cpu
 

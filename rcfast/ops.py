@@ -1,8 +1,9 @@
 """The operators ``torch.ops.rcfast.*``: schemas, fakes, CPU and CUDA kernels; the only user of ``data_ptr``.
 
-Operators write in place and return None, never allocate on the device and never synchronise, so that CUDA graphs
-can capture them. They check shapes, dtypes and devices; values (x in [0,1], no NaN) are the caller's promise, for
-looking at them would cost a synchronisation: :class:`rcfast.RegionClassifier` checks them once per call.
+Operators write in place and return None, never allocate on the device and never synchronise, so that CUDA
+graphs can capture them. They check shapes, dtypes and devices; values (x in [0,1], no NaN) are the caller's
+promise, for looking at them would cost a synchronisation: :class:`rcfast.RegionClassifier` checks them once per
+call.
 """
 
 import math
@@ -30,7 +31,7 @@ def _native() -> ModuleType:
 
 
 def build_info() -> dict[str, Any]:
-    """What the native module was built with (CUDA version and targets, compiler) and the CPU instruction set in use."""
+    """What the native module was built with: CUDA version and targets, compiler, CPU instruction set in use."""
     return dict(_native().build_info())
 
 
@@ -131,15 +132,18 @@ def sample_hypercube_(
 ) -> None:
     """Fill ``out`` with points of the hypercubes around ``x`` (Cao and Gong, section 4).
 
-    The point is a pure function of (seed, example id, sample index, element index) and ``x``: it does not depend on
-    the batch, the chunk, the number of threads, the memory format or the device. Reduced dtypes are the float32
-    point rounded to nearest even. Each coordinate takes one of 65,536 equally spaced values of its interval.
+    The point is a pure function of (seed, example id, sample index, element index) and ``x``: it does not
+    depend on the batch, the chunk, the number of threads, the memory format or the device. Reduced dtypes are
+    the float32 point rounded to nearest even. Each coordinate takes one of 65,536 equally spaced values of its
+    interval.
 
     Args:
-        out: [B, s, ...] float32, float16 or bfloat16, contiguous or (from [B, s, C, ...]) channels_last; overwritten.
+        out: [B, s, ...] float32, float16 or bfloat16, contiguous or, as [B, s, C, ...], channels_last;
+            overwritten.
         x: [B, ...] float32 in [0, 1] (a promise, not checked).
         r: half-width of the cube, a number >= 0 or one per example, float32 [B].
-        seed: 64-bit key; an int64 tensor of one value on the same device where CUDA graphs must see it change.
+        seed: 64-bit key; an int64 tensor of one value on the same device where CUDA graphs must see it
+            change.
         example_ids: int64 [B].
         first_sample: index of out[:, 0]; first_sample + s at most 2^32.
         clip: "intersect" draws from B(x, r) ∩ [0,1]^n; "clamp" draws x + U(-r, r) and clamps it.
@@ -192,7 +196,8 @@ def sample_hypercube_(
 def vote_(counts: Tensor, logits: Tensor) -> None:
     """Add the histogram over samples of the argmax of ``logits`` to ``counts``.
 
-    Ties go to the lowest label. A row with a NaN casts no vote: the sum of ``counts`` then falls short of the samples.
+    Ties go to the lowest label. A row with a NaN casts no vote: the sum of ``counts`` then falls short of the
+    samples.
 
     Args:
         counts: int32 [B, L], contiguous; added to.

@@ -42,7 +42,7 @@ def variates(seed: int, example_ids: Tensor, first_sample: int, samples: int, n:
     sample = torch.arange(first_sample, first_sample + samples, device=device)[:, None]
     ids = example_ids[:, None, None]
     words = philox4x32_10(
-        torch.broadcast_tensors(blocks, sample, ids & _MASK, ids >> 32 & _MASK),  # type: ignore[arg-type]
+        torch.broadcast_tensors(blocks, sample, ids & _MASK, ids >> 32 & _MASK),
         (seed & _MASK, seed >> 32 & _MASK),
     )
     lanes = torch.stack([half for word in words for half in (word & 0xFFFF, word >> 16)], dim=-1)

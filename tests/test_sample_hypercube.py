@@ -1,4 +1,4 @@
-"""sample_hypercube_: bits against the plain torch twin, the distribution, and independence of how it is called."""
+"""sample_hypercube_: bits against the plain torch twin, distribution, independence of how it is called."""
 
 import math
 
@@ -146,8 +146,8 @@ def test_seed_from_a_tensor(device):
     )
 
 
-# Distribution. One draw of 10^7 variates for each statement; thresholds of 1e-6 make a false alarm rare, and the
-# addressed randomness makes every run see the same numbers.
+# Distribution. One draw of 10^7 variates for each statement; thresholds of 1e-6 make a false alarm rare, and
+# the addressed randomness makes every run see the same numbers.
 DRAWS = 10_000_000
 
 

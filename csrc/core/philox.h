@@ -31,9 +31,8 @@ RCFAST_HD Words philox4x32_10(Words c, uint32_t key0, uint32_t key1) {
 
 // The eight variates of elements 8*block .. 8*block+7 of one sample of one example.
 RCFAST_HD Words variates(uint64_t seed, uint64_t id, uint32_t sample, uint32_t block) {
-    return philox4x32_10(
-        Words{{block, sample, static_cast<uint32_t>(id), static_cast<uint32_t>(id >> 32)}},
-        static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
+    return philox4x32_10(Words{{block, sample, static_cast<uint32_t>(id), static_cast<uint32_t>(id >> 32)}},
+                         static_cast<uint32_t>(seed), static_cast<uint32_t>(seed >> 32));
 }
 
 RCFAST_HD uint32_t lane(const Words& words, int index) {

@@ -40,13 +40,17 @@ struct Intersect {
         const float low = unit_clamp(add(x, -r)), high = unit_clamp(add(x, r));
         return {low, mul(add(high, -low), 0x1p-16f)};
     }
-    static RCFAST_HD float point(Line line, float k) { return add(line.base, mul(line.scale, add(k, kOffset))); }
+    static RCFAST_HD float point(Line line, float k) {
+        return add(line.base, mul(line.scale, add(k, kOffset)));
+    }
 };
 
 // x + U(-r, r), clamped: another distribution, with mass on 0 and 1.
 struct Clamp {
     static constexpr float kOffset = -32767.5f;
-    static RCFAST_HD Line line(float x, float r) { return {add(x, 0.0f), mul(r, 0x1p-15f)}; }  // -0 becomes +0
+    static RCFAST_HD Line line(float x, float r) {
+        return {add(x, 0.0f), mul(r, 0x1p-15f)};
+    }  // -0 becomes +0
     static RCFAST_HD float point(Line line, float k) {
         return unit_clamp(add(line.base, mul(line.scale, add(k, kOffset))));
     }

@@ -28,7 +28,8 @@ const KernelTable* find(const std::string& name) {
         if (name == table->name) return table;
         names += std::string(names.empty() ? "" : ", ") + table->name;
     }
-    throw std::invalid_argument("instruction set must be one of " + names + " on this machine, got '" + name + "'");
+    throw std::invalid_argument("instruction set must be one of " + names + " on this machine, got '" + name +
+                                "'");
 }
 
 std::atomic<const KernelTable*>& current() {

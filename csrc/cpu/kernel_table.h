@@ -7,7 +7,7 @@ namespace rcfast::cpu {
 struct KernelTable {
     const char* name;
     void (*sample_hypercube)(const SampleHypercube&, int64_t begin, int64_t end);  // items of sample_items()
-    void (*vote)(const Vote&, int64_t begin, int64_t end);                         // rows, batch*samples of them
+    void (*vote)(const Vote&, int64_t begin, int64_t end);  // rows, batch*samples of them
 };
 
 extern const KernelTable portable_kernels;

@@ -27,7 +27,8 @@ inline void fill_groups(T* out, const float* base, const float* scale, const Row
 
 // Elements [first, first+count) of a row, first a multiple of eight; base and scale reach to a whole group.
 template <class V, class Region, class T>
-inline void fill(T* out, const float* base, const float* scale, int64_t first, int64_t count, const Row& row) {
+inline void fill(T* out, const float* base, const float* scale, int64_t first, int64_t count,
+                 const Row& row) {
     constexpr int group = V::kParts * V::kPart;
     const uint32_t block = static_cast<uint32_t>(first / core::kLanes);
     int64_t at = 0;
@@ -97,9 +98,12 @@ void sample_range(const SampleHypercube& a, int64_t begin, int64_t end) {
 template <class V, class Region>
 void sample_dtype(const SampleHypercube& a, int64_t begin, int64_t end) {
     switch (a.dtype) {
-        case Dtype::f32: return sample_range<V, Region, float>(a, begin, end);
-        case Dtype::f16: return sample_range<V, Region, core::f16>(a, begin, end);
-        case Dtype::bf16: return sample_range<V, Region, core::bf16>(a, begin, end);
+        case Dtype::f32:
+            return sample_range<V, Region, float>(a, begin, end);
+        case Dtype::f16:
+            return sample_range<V, Region, core::f16>(a, begin, end);
+        case Dtype::bf16:
+            return sample_range<V, Region, core::bf16>(a, begin, end);
     }
 }
 

@@ -53,9 +53,10 @@ struct Avx2 {
 
     template <class Region>
     static __m256 line(__m128i k, const float* base, const float* scale) {
-        const __m256 variate = _mm256_add_ps(_mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(k)),
-                                             _mm256_set1_ps(Region::kOffset));
-        const __m256 point = _mm256_add_ps(_mm256_loadu_ps(base), _mm256_mul_ps(_mm256_loadu_ps(scale), variate));
+        const __m256 variate =
+            _mm256_add_ps(_mm256_cvtepi32_ps(_mm256_cvtepu16_epi32(k)), _mm256_set1_ps(Region::kOffset));
+        const __m256 point =
+            _mm256_add_ps(_mm256_loadu_ps(base), _mm256_mul_ps(_mm256_loadu_ps(scale), variate));
         return clip(point, Region{});
     }
     static __m256 clip(__m256 v, core::Intersect) { return v; }
@@ -79,7 +80,8 @@ struct Avx2 {
         _mm_storeu_si128(to + 1, _mm256_cvtps_ph(p.high, _MM_FROUND_TO_NEAREST_INT));
     }
     static void store(core::bf16* out, Points p) {
-        const __m256i packed = _mm256_packus_epi32(rounded(p.low), rounded(p.high));  // packs within 128-bit halves
+        const __m256i packed =
+            _mm256_packus_epi32(rounded(p.low), rounded(p.high));  // packs within 128-bit halves
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm256_permute4x64_epi64(packed, 0xD8));
     }
     static __m256i rounded(__m256 v) {

@@ -46,8 +46,10 @@ struct Avx512 {
             key1 += core::kWeyl1;
         }
         for (int g = 0; g < Groups; ++g) {
-            const __m512i front = _mm512_mask_shuffle_epi32(c0[g], 0xAAAA, c1[g], static_cast<_MM_PERM_ENUM>(0xA0));
-            const __m512i back = _mm512_mask_shuffle_epi32(c2[g], 0xAAAA, c3[g], static_cast<_MM_PERM_ENUM>(0xA0));
+            const __m512i front =
+                _mm512_mask_shuffle_epi32(c0[g], 0xAAAA, c1[g], static_cast<_MM_PERM_ENUM>(0xA0));
+            const __m512i back =
+                _mm512_mask_shuffle_epi32(c2[g], 0xAAAA, c3[g], static_cast<_MM_PERM_ENUM>(0xA0));
             k[2 * g] = _mm512_unpacklo_epi64(front, back);
             k[2 * g + 1] = _mm512_unpackhi_epi64(front, back);
         }
@@ -55,9 +57,10 @@ struct Avx512 {
 
     template <class Region>
     static __m512 line(__m256i k, const float* base, const float* scale) {
-        const __m512 variate = _mm512_add_ps(_mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(k)),
-                                             _mm512_set1_ps(Region::kOffset));
-        const __m512 point = _mm512_add_ps(_mm512_loadu_ps(base), _mm512_mul_ps(_mm512_loadu_ps(scale), variate));
+        const __m512 variate =
+            _mm512_add_ps(_mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(k)), _mm512_set1_ps(Region::kOffset));
+        const __m512 point =
+            _mm512_add_ps(_mm512_loadu_ps(base), _mm512_mul_ps(_mm512_loadu_ps(scale), variate));
         return clip(point, Region{});
     }
     static __m512 clip(__m512 v, core::Intersect) { return v; }
@@ -81,9 +84,9 @@ struct Avx512 {
         _mm256_storeu_si256(to + 1, _mm512_cvtps_ph(p.high, _MM_FROUND_TO_NEAREST_INT));
     }
     static void store(core::bf16* out, Points p) {  // not vcvtne2ps2bf16: that one flushes subnormals
-        const __m512i odd = _mm512_setr_epi32(0x00030001, 0x00070005, 0x000B0009, 0x000F000D, 0x00130011, 0x00170015,
-                                              0x001B0019, 0x001F001D, 0x00230021, 0x00270025, 0x002B0029, 0x002F002D,
-                                              0x00330031, 0x00370035, 0x003B0039, 0x003F003D);
+        const __m512i odd = _mm512_setr_epi32(
+            0x00030001, 0x00070005, 0x000B0009, 0x000F000D, 0x00130011, 0x00170015, 0x001B0019, 0x001F001D,
+            0x00230021, 0x00270025, 0x002B0029, 0x002F002D, 0x00330031, 0x00370035, 0x003B0039, 0x003F003D);
         _mm512_storeu_si512(out, _mm512_permutex2var_epi16(rounded(p.low), odd, rounded(p.high)));
     }
     static __m512i rounded(__m512 v) {  // to nearest even, in the upper half of each 32 bits
@@ -106,7 +109,9 @@ struct Avx512 {
         return __builtin_ctz(_mm512_cmp_ps_mask(v, _mm512_broadcastss_ps(top), _CMP_EQ_OQ));
     }
     static __m512 lowest() { return _mm512_set1_ps(core::kLowest); }
-    static __m512 load(const float* row, __mmask16 lanes) { return _mm512_mask_loadu_ps(lowest(), lanes, row); }
+    static __m512 load(const float* row, __mmask16 lanes) {
+        return _mm512_mask_loadu_ps(lowest(), lanes, row);
+    }
     static __m512 load(const core::bf16* row, __mmask16 lanes) {
         const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes, row));
         return _mm512_mask_mov_ps(lowest(), lanes, _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16)));

@@ -19,7 +19,8 @@ struct Portable {
 
     template <int Groups>
     static void variates(uint64_t seed, uint64_t id, uint32_t sample, uint32_t block, Variates* k) {
-        for (int g = 0; g < Groups; ++g) k[g] = core::variates(seed, id, sample, block + static_cast<uint32_t>(g));
+        for (int g = 0; g < Groups; ++g)
+            k[g] = core::variates(seed, id, sample, block + static_cast<uint32_t>(g));
     }
 
     template <class Region>

@@ -58,7 +58,7 @@ class Pool {
             lock.unlock();
             {
                 DefaultFloatingPoint modes;
-                (*job.work)(job.items * part / job.parts, job.items * (part + 1) / job.parts);
+                (*job.work)(job.items* part / job.parts, job.items * (part + 1) / job.parts);
             }
             lock.lock();
             if (++job.done == job.parts) finished_.notify_all();
@@ -100,7 +100,8 @@ Pool& pool() {
 
 }  // namespace
 
-void parallel_for(int64_t items, int64_t grain, int threads, const std::function<void(int64_t, int64_t)>& work) {
+void parallel_for(int64_t items, int64_t grain, int threads,
+                  const std::function<void(int64_t, int64_t)>& work) {
     if (items <= 0) return;
     const int64_t most = std::max<int64_t>(1, items / std::max<int64_t>(1, grain));
     Job job{&work, items, static_cast<int>(std::min<int64_t>(std::max(1, threads), most))};

@@ -1,4 +1,5 @@
-// Histogram of the argmax of logits on the CPU: plain loops over 16 lanes that the compiler turns into vectors.
+// Histogram of the argmax of logits on the CPU: plain loops over 16 lanes that the compiler turns into
+// vectors.
 #pragma once
 #include <cstdlib>
 #include <cstring>
@@ -48,7 +49,8 @@ inline int64_t argmax(const T* row, int64_t labels) {
 template <class V, class T>
 void vote_range(const Vote& a, int64_t begin, int64_t end) {
     const T* logits = static_cast<const T*>(a.logits);
-    // Votes of one example are gathered here, so that threads meet in counts once an example, not once a vote.
+    // Votes of one example are gathered here, so that threads meet in counts once an example, not once a
+    // vote.
     int32_t* tally = static_cast<int32_t*>(std::calloc(static_cast<size_t>(a.labels), sizeof(int32_t)));
     for (int64_t row = begin; row < end;) {
         const int64_t example = row / a.samples;
@@ -68,9 +70,12 @@ void vote_range(const Vote& a, int64_t begin, int64_t end) {
 template <class V>
 void vote_rows(const Vote& a, int64_t begin, int64_t end) {
     switch (a.dtype) {
-        case Dtype::f32: return vote_range<V, float>(a, begin, end);
-        case Dtype::f16: return vote_range<V, core::f16>(a, begin, end);
-        case Dtype::bf16: return vote_range<V, core::bf16>(a, begin, end);
+        case Dtype::f32:
+            return vote_range<V, float>(a, begin, end);
+        case Dtype::f16:
+            return vote_range<V, core::f16>(a, begin, end);
+        case Dtype::bf16:
+            return vote_range<V, core::bf16>(a, begin, end);
     }
 }
 

@@ -1,5 +1,5 @@
-// A thread owns eight consecutive elements of one example and walks over samples: the lines stay in registers,
-// and the threads of a warp write consecutive memory, across the ends of rows too.
+// A thread owns eight consecutive elements of one example and walks over samples: the lines stay in
+// registers, and the threads of a warp write consecutive memory, across the ends of rows too.
 #include "../core/numbers.h"
 #include "../core/philox.h"
 #include "../core/region.h"
@@ -18,7 +18,8 @@ struct alignas(16) Octet {
 };
 
 template <class Region, class T, bool Aligned>
-static __global__ void __launch_bounds__(kThreads) sample_hypercube_kernel(SampleHypercube a, int64_t stride) {
+static __global__ void __launch_bounds__(kThreads)
+    sample_hypercube_kernel(SampleHypercube a, int64_t stride) {
     const int64_t blocks = (a.n + core::kLanes - 1) / core::kLanes;
     const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
     const int64_t block = thread % blocks, first = thread / blocks;
@@ -36,8 +37,8 @@ static __global__ void __launch_bounds__(kThreads) sample_hypercube_kernel(Sampl
         for (int i = 0; i < core::kLanes; ++i)
             line[i] = Region::line(i < count ? a.x[example * a.n + element + i] : 0.0f, r);
         for (int64_t s = first; s < a.samples; s += stride) {
-            const core::Words k =
-                core::variates(seed, id, a.first_sample + static_cast<uint32_t>(s), static_cast<uint32_t>(block));
+            const core::Words k = core::variates(seed, id, a.first_sample + static_cast<uint32_t>(s),
+                                                 static_cast<uint32_t>(block));
             Octet<T> points;
 #pragma unroll
             for (int i = 0; i < core::kLanes; ++i)
@@ -49,7 +50,8 @@ static __global__ void __launch_bounds__(kThreads) sample_hypercube_kernel(Sampl
 #pragma unroll
                 for (int i = 0; i < core::kLanes; ++i) {
                     const int64_t e = element + i;
-                    if (i < count) row[a.channels == 1 ? e : e % pixels * a.channels + e / pixels] = points.v[i];
+                    if (i < count)
+                        row[a.channels == 1 ? e : e % pixels * a.channels + e / pixels] = points.v[i];
                 }
             }
         }
@@ -59,10 +61,12 @@ static __global__ void __launch_bounds__(kThreads) sample_hypercube_kernel(Sampl
 template <class Region, class T>
 void launch(const SampleHypercube& a, cudaStream_t stream) {
     const int64_t blocks = (a.n + core::kLanes - 1) / core::kLanes;
-    const int64_t stride = (a.samples + kSamplesPerThread - 1) / kSamplesPerThread;  // samples walked side by side
+    const int64_t stride =
+        (a.samples + kSamplesPerThread - 1) / kSamplesPerThread;  // samples walked side by side
     const dim3 grid(static_cast<unsigned>((blocks * stride + kThreads - 1) / kThreads),
                     static_cast<unsigned>(a.batch < kMaxGridY ? a.batch : kMaxGridY));
-    const bool aligned = a.channels == 1 && a.n % core::kLanes == 0 && reinterpret_cast<uintptr_t>(a.out) % 16 == 0;
+    const bool aligned =
+        a.channels == 1 && a.n % core::kLanes == 0 && reinterpret_cast<uintptr_t>(a.out) % 16 == 0;
     if (aligned)
         sample_hypercube_kernel<Region, T, true><<<grid, kThreads, 0, stream>>>(a, stride);
     else
@@ -73,9 +77,12 @@ void launch(const SampleHypercube& a, cudaStream_t stream) {
 template <class Region>
 void launch_dtype(const SampleHypercube& a, cudaStream_t stream) {
     switch (a.dtype) {
-        case Dtype::f32: return launch<Region, float>(a, stream);
-        case Dtype::f16: return launch<Region, core::f16>(a, stream);
-        case Dtype::bf16: return launch<Region, core::bf16>(a, stream);
+        case Dtype::f32:
+            return launch<Region, float>(a, stream);
+        case Dtype::f16:
+            return launch<Region, core::f16>(a, stream);
+        case Dtype::bf16:
+            return launch<Region, core::bf16>(a, stream);
     }
 }
 

@@ -1,5 +1,5 @@
-// Two kernels of one rule. Few labels: a thread reads a row, votes are gathered in shared memory. Many labels:
-// a warp reads a row. Counts are integers, so the order of the atomic additions leaves no trace.
+// Two kernels of one rule. Few labels: a thread reads a row, votes are gathered in shared memory. Many
+// labels: a warp reads a row. Counts are integers, so the order of the atomic additions leaves no trace.
 #include "../core/argmax.h"
 #include "../core/numbers.h"
 #include "../kernels.h"
@@ -39,7 +39,8 @@ static __global__ void __launch_bounds__(kThreads) vote_many_kernel(Vote a) {
     const T* logits = static_cast<const T*>(a.logits);
     const int lane = threadIdx.x % kWarp;
     const int64_t rows = a.batch * a.samples, warps = static_cast<int64_t>(gridDim.x) * (kThreads / kWarp);
-    for (int64_t row = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kWarp; row < rows; row += warps) {
+    for (int64_t row = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kWarp; row < rows;
+         row += warps) {
         core::Leader leader = core::nobody();
         for (int64_t i = lane; i < a.labels; i += kWarp)
             leader = core::consider(leader, core::widen(logits[row * a.labels + i]), static_cast<int32_t>(i));
@@ -62,7 +63,8 @@ void launch(const Vote& a, cudaStream_t stream) {
         vote_few_kernel<T><<<grid, kThreads, 0, stream>>>(a);
     } else {
         const int64_t blocks = (a.batch * a.samples + kThreads / kWarp - 1) / (kThreads / kWarp);
-        vote_many_kernel<T><<<static_cast<unsigned>(blocks < 65536 ? blocks : 65536), kThreads, 0, stream>>>(a);
+        vote_many_kernel<T>
+            <<<static_cast<unsigned>(blocks < 65536 ? blocks : 65536), kThreads, 0, stream>>>(a);
     }
     check_launch("vote");
 }
@@ -73,9 +75,12 @@ void vote(const Vote& args, void* stream) {
     if (args.batch == 0 || args.samples == 0) return;
     const auto on = static_cast<cudaStream_t>(stream);
     switch (args.dtype) {
-        case Dtype::f32: return launch<float>(args, on);
-        case Dtype::f16: return launch<core::f16>(args, on);
-        case Dtype::bf16: return launch<core::bf16>(args, on);
+        case Dtype::f32:
+            return launch<float>(args, on);
+        case Dtype::f16:
+            return launch<core::f16>(args, on);
+        case Dtype::bf16:
+            return launch<core::bf16>(args, on);
     }
 }
 

@@ -1,5 +1,5 @@
-// The core under AddressSanitizer and UndefinedBehaviorSanitizer: every instruction set against a loop over the
-// arithmetic of one element, with guard bytes around what may be written.
+// The core under AddressSanitizer and UndefinedBehaviorSanitizer: every instruction set against a loop over
+// the arithmetic of one element, with guard bytes around what may be written.
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -65,22 +65,25 @@ void reduced_precision() {
 
 template <class Region, class T>
 T expected(const SampleHypercube& a, int64_t b, int64_t s, int64_t e) {
-    const core::Words words = core::variates(a.seed, static_cast<uint64_t>(a.example_ids[b]),
-                                             a.first_sample + static_cast<uint32_t>(s), static_cast<uint32_t>(e / 8));
+    const core::Words words =
+        core::variates(a.seed, static_cast<uint64_t>(a.example_ids[b]),
+                       a.first_sample + static_cast<uint32_t>(s), static_cast<uint32_t>(e / 8));
     const float k = static_cast<float>(core::lane(words, static_cast<int>(e % 8)));
-    return core::narrow<T>(Region::point(Region::line(a.x[b * a.n + e], a.r_each ? a.r_each[b] : static_cast<float>(a.r)), k));
+    return core::narrow<T>(
+        Region::point(Region::line(a.x[b * a.n + e], a.r_each ? a.r_each[b] : static_cast<float>(a.r)), k));
 }
 
 template <class T>
 void sampling(Dtype dtype, Clip clip, int64_t n, int64_t channels, int threads) {
     const int64_t batch = 2, samples = 3;
     std::vector<float> x(batch * n), r{0.3f, 1.5f};
-    for (size_t i = 0; i < x.size(); ++i) x[i] = i % 5 ? std::fmod(0.37f * static_cast<float>(i), 1.0f) : 0.0f;
+    for (size_t i = 0; i < x.size(); ++i)
+        x[i] = i % 5 ? std::fmod(0.37f * static_cast<float>(i), 1.0f) : 0.0f;
     const std::vector<int64_t> ids{-5, std::numeric_limits<int64_t>::max()};
     std::vector<T> out(batch * samples * n);  // exactly as large as it must be: the sanitizer guards its ends
     std::memset(static_cast<void*>(out.data()), 0xAB, out.size() * sizeof(T));
-    const SampleHypercube a{out.data(), dtype, x.data(), r.data(), 0.0, ids.data(), nullptr, 0xFEDCBA9876543210u, 4294967290u,
-                            batch, samples, n, channels, clip};
+    const SampleHypercube a{out.data(),          dtype,       x.data(), r.data(), 0.0, ids.data(), nullptr,
+                            0xFEDCBA9876543210u, 4294967290u, batch,    samples,  n,   channels,   clip};
     cpu::sample_hypercube(a, threads);
     bool ok = true;
     for (int64_t b = 0; b < batch; ++b)
@@ -108,7 +111,8 @@ void voting(Dtype dtype, int64_t labels, int threads) {
         for (int64_t s = 0; s < samples; ++s) {
             core::Leader leader = core::nobody();
             for (int64_t i = 0; i < labels; ++i)
-                leader = core::consider(leader, core::widen(logits[(b * samples + s) * labels + i]), static_cast<int32_t>(i));
+                leader = core::consider(leader, core::widen(logits[(b * samples + s) * labels + i]),
+                                        static_cast<int32_t>(i));
             ++want[b * labels + leader.label];
         }
     cpu::vote({counts.data(), logits.data(), dtype, batch, samples, labels}, threads);

@@ -1,0 +1,135 @@
+"""What the benches share: where they run, fair timing, the model, and result files."""
+
+import json
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from rcfast import data, models, training
+from rcfast.info import environment
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    facts = environment()
+    return f"{facts['cpu']} {facts['threads']} threads {facts['torch_cpu_capability']}"
+
+
+def slug(device: torch.device) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", device_name(device).lower()).strip("-")
+
+
+def commit() -> str | None:
+    """The commit measured, marked where the tree has changes to code since."""
+    root = Path(__file__).resolve().parent.parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(
+            ["git", "-C", root, *arguments], capture_output=True, text=True, check=True
+        ).stdout
+
+    try:
+        changed = git(
+            "status", "--porcelain", "--untracked-files=no", "--", "csrc", "rcfast", "bench/*.py"
+        ).strip()
+        return git("rev-parse", "--short=12", "HEAD").strip() + ("+changes" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def header(device: torch.device) -> dict[str, Any]:
+    return {
+        "device": device_name(device),
+        "commit": commit(),
+        "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        "date": time.strftime("%Y-%m-%d"),
+        "environment": environment(),
+    }
+
+
+def write(path: Path, results: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(path.name + ".part")
+    part.write_text(json.dumps(results, indent=1) + "\n")
+    os.replace(part, path)
+
+
+def synchronise(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def seconds(call: Callable[[], Any], device: torch.device, budget: float = 0.4) -> float:
+    """Median seconds of one call, over blocks of calls that fill the budget, after a warm-up."""
+    for _ in range(3):
+        call()
+    synchronise(device)
+    start = time.perf_counter()
+    call()
+    synchronise(device)
+    inner = max(1, int(0.02 / max(1e-7, time.perf_counter() - start)))
+    blocks: list[float] = []
+    stop = time.perf_counter() + budget
+    while len(blocks) < 5 or time.perf_counter() < stop:
+        start = time.perf_counter()
+        for _ in range(inner):
+            call()
+        synchronise(device)
+        blocks.append((time.perf_counter() - start) / inner)
+    return statistics.median(blocks)
+
+
+def paired(calls: dict[str, Callable[[], Any]], device: torch.device, rounds: int = 5) -> dict[str, float]:
+    """Median seconds of each call, measured in turns, so that a drift of the machine meets all of them."""
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            times[name].append(seconds(call, device, budget=0.15))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def dataset_and_model(
+    name: str, root: Path | None, checkpoint: Path | None, device: torch.device
+) -> tuple[data.Dataset, nn.Module, str]:
+    """The data set and its trained network: from ``checkpoint``, or trained once and kept in the user's cache.
+
+    ``name`` "auto" takes MNIST where it is found on disk, else the embedded digits.
+    """
+    if name == "auto":
+        try:
+            folder = root or Path(os.environ["RCFAST_DATA"])
+            name = "mnist" if (Path(folder) / "mnist.npz").is_file() else "digits"
+        except KeyError:
+            name = "digits"
+    dataset = data.load(name, root)
+    if checkpoint is None:
+        cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rcfast" / "bench"
+        checkpoint = cache / f"{dataset.name}-{dataset.fingerprint[:12]}.safetensors"
+        if not checkpoint.is_file():
+            network = models.for_dataset(dataset).to(device)
+            training.fit(network, dataset.train, progress=True)
+            cache.mkdir(parents=True, exist_ok=True)
+            training.save_model(network, checkpoint, {"dataset": dataset.name})
+    model, _ = training.load_model(checkpoint)
+    return dataset, model.to(device).eval(), dataset.name
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> str:
+    widths = [max(len(row[i]) for row in [columns, *rows]) for i in range(len(columns))]
+    lines = [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in [columns, *rows]
+    ]
+    return "\n".join([title, lines[0], "  ".join("-" * width for width in widths), *lines[1:], ""])

@@ -1,0 +1,386 @@
+"""Throughput of the kernels and of the classifier, beside plain torch, in one run.
+
+    python bench/throughput.py [--dataset auto|mnist|digits|cifar10] [--device cpu|cuda] [--images 1000]
+
+Prints tables and writes bench/results/throughput-<device>.json. Every comparison is made in turns within the
+run. Peers: (a) the loop of existing implementations, one image at a time, uniform noise added in float32 and
+clamped; (b) the best plain torch version we know: bf16, channels_last, compiled, chunk found by timing.
+"""
+
+import argparse
+import copy
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from common import RESULTS, dataset_and_model, header, paired, seconds, slug, synchronise, table, write
+from torch import Tensor, nn
+
+from rcfast import RegionClassifier, ops
+
+M = 1000
+LENGTHS = {"mnist": 0.3, "cifar10": 0.02, "digits": 0.3}
+DTYPES = (torch.float32, torch.bfloat16)
+
+
+def short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+def limits(device: torch.device) -> dict[str, float]:
+    """Bytes per second that a write and a copy reach here: in cache (1 MB) and in memory (1 GB)."""
+    found = {}
+    for name, size in (("1MB", 1 << 20), ("1GB", 1 << 30)):
+        source, target = torch.ones(size // 4, device=device), torch.empty(size // 4, device=device)
+        found[f"write_{name}"] = size / seconds(lambda target=target: target.zero_(), device)
+        found[f"copy_{name}"] = 2 * size / seconds(lambda s=source, t=target: t.copy_(s), device)
+    return found
+
+
+def sampling(device: torch.device, limit: dict[str, float]) -> list[dict[str, Any]]:
+    rows = []
+    shapes = [(1, 128, (1, 28, 28)), (1, 1000, (1, 28, 28)), (8, 128, (3, 32, 32))]
+    if device.type == "cuda":
+        shapes = [(1, 1000, (1, 28, 28)), (256, 1000, (1, 28, 28)), (64, 1000, (3, 32, 32))]
+    for batch, samples, shape in shapes:
+        x, ids = torch.rand(batch, *shape, device=device), torch.arange(batch, device=device)
+        low, high = (x - 0.3).clamp(0, 1)[:, None], (x + 0.3).clamp(0, 1)[:, None]
+        for dtype in DTYPES:
+            out = torch.empty(batch, samples, *shape, dtype=dtype, device=device)
+
+            def plain(low=low, high=high, out=out, dtype=dtype) -> Tensor:
+                return (low + (high - low) * torch.rand(out.shape, device=device)).to(dtype)
+
+            def ours(out=out, x=x, ids=ids) -> None:
+                ops.sample_hypercube_(out, x, 0.3, seed=1, example_ids=ids)
+
+            took = paired({"ours": ours, "plain": plain}, device)
+            size = out.numel() * out.element_size()
+            top = limit["write_1MB" if size < 8 << 20 else "write_1GB"]
+            rows.append(
+                {
+                    "op": "sample_hypercube_",
+                    "shape": [batch, samples, *shape],
+                    "dtype": short(dtype),
+                    "seconds": took["ours"],
+                    "coordinates_per_s": out.numel() / took["ours"],
+                    "bytes_per_s": size / took["ours"],
+                    "share_of_write_limit": size / took["ours"] / top,
+                    "plain_seconds": took["plain"],
+                    "speedup": took["plain"] / took["ours"],
+                }
+            )
+    return rows
+
+
+def voting(device: torch.device, limit: dict[str, float]) -> list[dict[str, Any]]:
+    rows = []
+    for batch, samples, labels in [(1, 1000, 10), (100, 1000, 10), (8, 1000, 1000)]:
+        for dtype in DTYPES:
+            logits = torch.randn(batch, samples, labels, device=device).to(dtype)
+            counts = torch.zeros(batch, labels, dtype=torch.int32, device=device)
+            shift = torch.arange(batch, device=device)[:, None] * labels
+
+            def plain(logits=logits, shift=shift, labels=batch * labels) -> Tensor:
+                return torch.bincount((logits.argmax(-1) + shift).flatten(), minlength=labels)
+
+            took = paired({"ours": lambda c=counts, z=logits: ops.vote_(c, z), "plain": plain}, device)
+            size = logits.numel() * logits.element_size()
+            rows.append(
+                {
+                    "op": "vote_",
+                    "shape": [batch, samples, labels],
+                    "dtype": short(dtype),
+                    "seconds": took["ours"],
+                    "rows_per_s": batch * samples / took["ours"],
+                    "bytes_per_s": size / took["ours"],
+                    "share_of_copy_limit": size
+                    / took["ours"]
+                    / limit["copy_1MB" if size < 8 << 20 else "copy_1GB"],
+                    "plain_seconds": took["plain"],
+                    "speedup": took["plain"] / took["ours"],
+                }
+            )
+    return rows
+
+
+class Loop:
+    """(a) As existing implementations vote: image by image, all m points at once, clamped noise, float32."""
+
+    def __init__(self, model: nn.Module, r: float) -> None:
+        self.model, self.r = model, r
+
+    def __call__(self, x: Tensor) -> Tensor:
+        labels = []
+        with torch.no_grad():
+            for image in x:
+                noise = torch.empty(M, *image.shape, device=x.device).uniform_(-self.r, self.r)
+                votes = self.model((image + noise).clamp(0, 1)).argmax(1)
+                labels.append(torch.bincount(votes).argmax())
+        return torch.stack(labels)
+
+
+class PlainTorch:
+    """(b) What a careful user writes in plain torch: reduced precision, channels_last, compiled, a good chunk.
+
+    The chunk divides m, so that every pass has one size and a compiled model is compiled once.
+    """
+
+    def __init__(self, eager: nn.Module, compiled: nn.Module, r: float, image: Tensor) -> None:
+        self.r, self.dtype = r, next(eager.parameters()).dtype
+        sizes = (250, 500, 1000) if image.device.type == "cuda" else (50, 125, 250, 500)
+        self.rows = min(sizes, key=lambda rows: self._seconds(eager, image, rows))
+        faster = self._seconds(compiled, image, self.rows) < self._seconds(eager, image, self.rows)
+        self.name, self.model = ("compiled", compiled) if faster else ("eager", eager)
+
+    def _seconds(self, model: nn.Module, image: Tensor, rows: int) -> float:
+        return seconds(lambda: self._votes(model, image, rows), image.device, budget=0.0)
+
+    def _votes(self, model: Callable[[Tensor], Tensor], image: Tensor, rows: int) -> Tensor:
+        low, high = (image - self.r).clamp(0, 1), (image + self.r).clamp(0, 1)
+        counts = torch.zeros(1, dtype=torch.int64, device=image.device)
+        with torch.inference_mode():
+            for start in range(0, M, rows):
+                take = min(rows, M - start)
+                points = (low + (high - low) * torch.rand(take, *image.shape[1:], device=image.device)).to(
+                    self.dtype
+                )
+                if points.dim() == 4:
+                    points = points.contiguous(memory_format=torch.channels_last)
+                logits = model(points)
+                if len(counts) == 1:
+                    counts = counts.new_zeros(logits.shape[1])
+                counts += torch.bincount(logits.argmax(1), minlength=len(counts))
+        return counts
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.stack([self._votes(self.model, x[i : i + 1], self.rows).argmax() for i in range(len(x))])
+
+
+def end_to_end(model: nn.Module, x: Tensor, y: Tensor, r: float, skip_loop: bool) -> dict[str, Any]:
+    """All images through each way, block by block in turns; labels compared with the loop's and the truth."""
+    device = x.device
+    # bf16 pays where there are units for it; the copy and its compiled form are shared by (b) and ours.
+    reduced = copy.deepcopy(model).to(torch.bfloat16).to(memory_format=torch.channels_last).eval()
+    compiled = torch.compile(reduced)
+    plain = PlainTorch(reduced, compiled, r, x[:1])
+    ours = compiled if plain.name == "compiled" else reduced
+    shared: dict[str, Any] = {"m": M, "dtype": torch.bfloat16, "chunk": plain.rows}  # what (b) found best
+    ways: dict[str, Callable[[Tensor], Tensor]] = {}
+    if not skip_loop:
+        ways["loop"] = Loop(model, r)
+    ways["plain torch"] = plain
+    regions = {
+        "rcfast fixed m": RegionClassifier(ours, r, stop=None, **shared),
+        "rcfast fixed m, clamp": RegionClassifier(ours, r, stop=None, clip="clamp", **shared),
+        "rcfast exact": RegionClassifier(ours, r, stop="exact", **shared),
+        "rcfast sequential": RegionClassifier(ours, r, stop="sequential", **shared),
+        "rcfast fixed m, user's float32 model": RegionClassifier(model, r, m=M, stop=None),
+    }
+    ways |= {name: region.predict for name, region in regions.items()}
+    for call in ways.values():  # compilation, choice of the chunk
+        call(x[:2])
+        call(x[:40])
+    took = dict.fromkeys(ways, 0.0)
+    labels: dict[str, list[Tensor]] = {name: [] for name in ways}
+    block = 100
+    for start in range(0, len(x), block):
+        for name, call in ways.items():
+            synchronise(device)
+            begin = time.perf_counter()
+            labels[name].append(call(x[start : start + block]))
+            synchronise(device)
+            took[name] += time.perf_counter() - begin
+        print(f"  {min(start + block, len(x))} of {len(x)} images", file=sys.stderr, flush=True)
+    drawn = {name: float(region.vote(x[:block]).samples.float().mean()) for name, region in regions.items()}
+    base = torch.cat(labels["loop" if not skip_loop else "plain torch"])
+    rows = []
+    for name in ways:
+        mine = torch.cat(labels[name])
+        rows.append(
+            {
+                "way": name,
+                "images": len(x),
+                "seconds": took[name],
+                "examples_per_s": len(x) / took[name],
+                "samples_per_s": len(x) * drawn.get(name, M) / took[name],
+                "mean_samples": drawn.get(name, M),
+                "speedup_over_loop": took["loop"] / took[name] if not skip_loop else None,
+                "speedup_over_plain_torch": took["plain torch"] / took[name],
+                "equal_to_loop": float((mine == base).double().mean()),
+                "equal_to_fixed_m": float((mine == torch.cat(labels["rcfast fixed m"])).double().mean()),
+                "accuracy": float((mine == y).double().mean()),
+            }
+        )
+    return {
+        "r": r,
+        "m": M,
+        "dtype": "bfloat16",
+        "plain_torch": f"{plain.name}, chunk {plain.rows}",
+        "ways": rows,
+    }
+
+
+def memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:
+    """Peak memory beyond the model, one image, in a fresh process each."""
+    rows = []
+    for way, m in (("rcfast", 1000), ("rcfast", 100_000), ("loop", 1000), ("loop", 10_000)):
+        command = [
+            sys.executable,
+            __file__,
+            "--memory-of",
+            way,
+            "--m",
+            str(m),
+            "--dataset",
+            arguments.dataset,
+        ]
+        for option in ("device", "root", "model"):
+            if getattr(arguments, option):
+                command += [f"--{option}", str(getattr(arguments, option))]
+        out = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        rows.append({"way": way, "m": m, "extra_bytes": json.loads(out.splitlines()[-1])})
+    return rows
+
+
+def memory_of(way: str, m: int, model: nn.Module, image: Tensor, r: float) -> int:
+    """Bytes that one vote needs at its peak beyond the loaded model, with one forward pass behind it."""
+    global M
+    M = m
+    with torch.inference_mode():
+        model(image)
+    cuda = image.device.type == "cuda"
+    if cuda:
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    else:
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if way == "loop":
+        Loop(model, r)(image)
+    else:
+        RegionClassifier(model, r, m=m, stop=None, dtype=torch.bfloat16).predict(image)
+    after = (
+        torch.cuda.max_memory_allocated()
+        if cuda
+        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    )
+    return after - before
+
+
+def bars(results: dict[str, Any]) -> list[list[str]]:
+    """The bars of two CPU cores with AVX-512 and bf16 units, on MNIST."""
+    ways = {row["way"]: row for row in results["end_to_end"]["ways"]}
+    sample = {(tuple(row["shape"]), row["dtype"]): row["speedup"] for row in results["sampling"]}
+    extra = next(row for row in results["memory"] if row["way"] == "rcfast" and row["m"] == 100_000)[
+        "extra_bytes"
+    ]
+    least = min(row["speedup"] for row in results["voting"])
+    shape = (1, 1000, 1, 28, 28)
+    found = [
+        ("sampling bfloat16 against torch.rand", sample[shape, "bfloat16"], 15.0, "times"),
+        ("sampling float32 against torch.rand", sample[shape, "float32"], 12.0, "times"),
+        ("voting against argmax + bincount, least", least, 1.0, "times"),
+    ]
+    fixed, sequential = ways["rcfast fixed m"], ways["rcfast sequential"]
+    if fixed["speedup_over_loop"]:
+        found += [
+            ("fixed m against the loop", fixed["speedup_over_loop"], 6.0, "times"),
+            ("fixed m, labels equal to the loop's", 100 * fixed["equal_to_loop"], 99.9, "%"),
+            ("sequential against the loop", sequential["speedup_over_loop"], 300.0, "times"),
+        ]
+    rows = [
+        [what, f"{value:.1f} {unit}", f"at least {bar:g} {unit}", "met" if value >= bar else "MISSED"]
+        for what, value, bar, unit in found
+    ]
+    rows.append(
+        [
+            "extra memory at m = 100,000",
+            f"{extra / 1e6:.0f} MB",
+            "under 200 MB",
+            "met" if extra < 200e6 else "MISSED",
+        ]
+    )
+    return rows
+
+
+def show(results: dict[str, Any]) -> None:
+    kernels = [
+        [row["op"], "x".join(map(str, row["shape"])), row["dtype"], f"{row['bytes_per_s'] / 1e9:.1f}",
+         f"{row.get('coordinates_per_s', row.get('rows_per_s')) / 1e9:.3f}",
+         f"{100 * row.get('share_of_write_limit', row.get('share_of_copy_limit')):.0f}%", f"{row['speedup']:.1f}"]
+        for row in results["sampling"] + results["voting"]
+    ]  # fmt: skip
+    limit = ", ".join(
+        f"{name.replace('_', ' ')} {value / 1e9:.1f}" for name, value in results["limits"].items()
+    )
+    print(f"\nlimits, GB/s: {limit}\n")
+    print(
+        table(
+            "Kernels",
+            ["op", "shape", "dtype", "GB/s", "1e9 coordinates or rows/s", "of limit", "times plain torch"],
+            kernels,
+        )
+    )
+    whole = results["end_to_end"]
+    rows = [
+        [row["way"], f"{row['examples_per_s']:.2f}", f"{row['samples_per_s']:.0f}", f"{row['mean_samples']:.0f}",
+         f"{row['speedup_over_loop']:.1f}" if row["speedup_over_loop"] else "-",
+         f"{row['speedup_over_plain_torch']:.1f}",
+         f"{100 * row['equal_to_loop']:.1f}%", f"{100 * row['accuracy']:.1f}%"]
+        for row in whole["ways"]
+    ]  # fmt: skip
+    title = f"End to end: {results['dataset']}, m = {whole['m']}, r = {whole['r']}, plain torch {whole['plain_torch']}"
+    columns = ["way", "examples/s", "samples/s", "samples each", "times loop", "times plain"]
+    print(table(title, [*columns, "labels as loop", "accuracy"], rows))
+    extra = [[row["way"], f"{row['m']}", f"{row['extra_bytes'] / 1e6:.0f}"] for row in results["memory"]]
+    print(table("Peak extra memory, one image", ["way", "m", "MB"], extra))
+    if results["bars"]:
+        print(table("Bars", ["what", "measured", "bar", ""], results["bars"]))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--dataset", default="auto", help="auto (MNIST where it is on disk, else digits), a name or an .npz")
+    add("--root", type=Path, help="folder of the data sets (default: RCFAST_DATA)")
+    add("--model", type=Path, help="checkpoint of rcfast.training (default: trained once, kept in the cache)")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--images", type=int, default=1000, help="test images of the end-to-end part (default: %(default)s)")
+    add("--skip-loop", action="store_true", help="leave out the slow loop")
+    add("--out", type=Path, help="result file (default: bench/results/throughput-<device>.json)")
+    add("--memory-of", help=argparse.SUPPRESS)
+    add("--m", type=int, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    device = torch.device(arguments.device)
+    torch.manual_seed(0)
+    dataset, model, name = dataset_and_model(arguments.dataset, arguments.root, arguments.model, device)
+    r = LENGTHS.get(name, 0.1)
+    x, y = dataset.test.x[: arguments.images].to(device), dataset.test.y[: arguments.images].to(device)
+    if arguments.memory_of:
+        print(memory_of(arguments.memory_of, arguments.m, model, x[:1], r))
+        return 0
+    results: dict[str, Any] = {**header(device), "dataset": name}
+    print(f"{results['device']}, {name}, commit {results['commit']}", flush=True)
+    results["limits"] = limits(device)
+    results["sampling"] = sampling(device, results["limits"])
+    results["voting"] = voting(device, results["limits"])
+    results["memory"] = memory(arguments)
+    results["end_to_end"] = end_to_end(model, x, y, r, arguments.skip_loop)
+    results["bars"] = bars(results) if device.type == "cpu" else []
+    show(results)
+    path = arguments.out or RESULTS / f"throughput-{slug(device)}.json"
+    write(path, results)
+    print(f"written to {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
