@@ -9,6 +9,7 @@ import numpy as np
 from rcfast.eval import paper
 from rcfast.eval.results import DEFENCES, OUTPUTS, Results
 
+NASTY = r"<b>x</b> & $a_1$ | `v2` \ ~^{50%} #[y](z) *q*"  # a user's defence may be called this
 TARGETED = {
     "T-JSMA": "L0",
     "T-CW-L0": "L0",

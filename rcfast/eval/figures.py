@@ -234,11 +234,9 @@ def render(panels: Sequence[Panel], key: str, *, endings: Sequence[str] = ("svg"
         pictures: dict[str, bytes] = {}
         for ending in endings:
             buffer = io.BytesIO()
-            nothing: dict[str, None] = (
-                {"Date": None, "Creator": None} if ending == "svg" else {"Software": None}
-            )
+            about = {"Software": None} if ending == "png" else None  # adaptive removes that of SVG
             paper = "none" if ending == "svg" else "white"
-            figure.savefig(buffer, format=ending, metadata=nothing, dpi=160, facecolor=paper)
+            figure.savefig(buffer, format=ending, metadata=about, dpi=160, facecolor=paper)
             pictures[ending] = buffer.getvalue()
     if "svg" in pictures:
         pictures["svg"] = adaptive(pictures["svg"].decode()).encode()

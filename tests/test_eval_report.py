@@ -1,0 +1,164 @@
+"""The verdict and the report from a synthetic Results document: what is said, and that it is one safe page."""
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evaluation_fixture import NASTY, make, run
+
+from rcfast.eval import findings, report
+from rcfast.eval.results import OUTPUTS, Results
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    return make()
+
+
+# Findings
+
+
+def test_findings_say_what_the_numbers_say(results: Results) -> None:
+    said = [f.text for f in findings.findings(results) if f.about == "Region-based"]
+    assert any("T-IGSM, T-CW-L∞ and T-CW-L2 fall from above 95% to below 5%" in text for text in said)
+    assert any(text.startswith("6 of 6 targeted attacks") and "T-JSMA" in text for text in said)
+    assert any("k = 20, T-CW-L2 reaches 98.2%" in text and "1.7 times" in text for text in said)
+    assert any("T-CW-L2-A at alpha = 1, reaches 64.0%" in text for text in said)
+    assert findings.headline(results).startswith(
+        "Voting over a region keeps the network's accuracy, makes 6 of 6"
+    )
+
+
+def test_findings_turn_when_the_numbers_do() -> None:
+    worse = make()
+    for row in worse["attacks"]:
+        if row["defence"] == "region" and row["group"] in ("targeted", "untargeted", "combined"):
+            row["success"] = row["n"]
+            row["per_seed"] = [row["n"], 0]
+    for accuracy in worse["accuracy"]:
+        if accuracy["defence"] == "region":
+            accuracy["correct"] = 9000
+    said = findings.findings(worse)
+    assert findings.headline(worse).startswith(
+        "Voting over a region costs accuracy, stops no targeted attack"
+    )
+    region = [f for f in said if f.about == "Region-based"]
+    assert region[0].tone == "bad"
+    assert "beyond the 95% interval" in region[0].text
+    assert any("a larger m would settle it" in f.text for f in region)
+
+
+def test_summary_shows_accuracy_r_and_rates(results: Results) -> None:
+    text = findings.summary(results)
+    assert "length r = 0.3, learnt on 5,000 validation examples" in text
+    assert re.search(r"Region-based +99\.42% +99\.25–99\.55%", text)
+    assert re.search(r"T-CW-L2 .* \d+\.\d% \(\d+\.\d–\d+\.\d%\)", text)
+    assert text.endswith("\n")
+    assert max(map(len, text.splitlines())) < 130
+
+
+# Report
+
+
+class _Page(HTMLParser):
+    """Checks nesting, and collects text, ids, and everything that a page can ask for."""
+
+    VOID = frozenset({"meta", "link", "br", "hr", "img", "input"})
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.text, self.tags, self.ids, self.links = "", [], [], []  # type: ignore[var-annotated]
+
+    def handle_starttag(self, tag: str, attrs: Any) -> None:
+        self.tags.append(tag)
+        for key, value in attrs:
+            if key == "id":
+                self.ids.append(value)
+            if key in ("href", "src", "xlink:href", "srcset", "action", "data"):
+                self.links.append(value)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: Any) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open, f"</{tag}> closes nothing"
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def read(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, _Page]:
+    out = tmp_path_factory.mktemp("report")
+    html = report.write(make(out, user_defences=(NASTY,)), out, run()).read_text()
+    page = _Page()
+    page.feed(html)
+    assert page.open == []
+    return html, page
+
+
+def test_report_asks_for_nothing_and_runs_nothing(read: tuple[str, _Page]) -> None:
+    html, page = read
+    assert all(link.startswith(("#", "data:")) for link in page.links)
+    assert not re.search(r"@import|url\((?!#|data:)", html)
+    assert "script" not in page.tags
+    assert "default-src 'none'" in html
+
+
+def test_report_has_everything(results: Results, read: tuple[str, _Page]) -> None:
+    _, page = read
+    assert len(page.ids) == len(set(page.ids))
+    assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
+    assert set(OUTPUTS) <= set(page.ids)
+    ends = [
+        page.text.index(word) for word in ("Voting over a region", "Sizes of the data splits", "Hardware and")
+    ]
+    assert ends == sorted(ends)
+    for said in (
+        *(
+            results["warnings"][0],
+            run()["command"],
+            "16 min 40 s",
+            "found from an earlier run",
+            "attacks.budget",
+        ),
+        *("a test's", "1.7 times", "arXiv:1709.05583", "3 vote seeds"),
+    ):
+        assert said in page.text, said
+    assert page.tags.count("figure") == 8
+    assert page.tags.count("svg") == 1 + 3 + 1 + 1 + 2 + 2 + 1 + 1
+
+
+def test_report_shows_names_as_they_are(read: tuple[str, _Page]) -> None:
+    html, page = read
+    assert NASTY in page.text
+    assert "<b>x</b>" not in html
+
+
+def test_report_of_unpublished_data_has_no_paper_marks() -> None:
+    html = report.page({**make(dataset="digits"), "outputs": ["table3", "table4"]}, {}, Path())
+    assert "reports no values for digits" in html
+    assert 'class="mark"' not in html
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.44, "0.4 s"),
+        (9.99, "10.0 s"),
+        (42.4, "42 s"),
+        (185, "3 min 05 s"),
+        (3599.7, "1 h 00 min"),
+        (7800, "2 h 10 min"),
+    ],
+)
+def test_durations(seconds: float, text: str) -> None:
+    assert report.duration(seconds) == text
