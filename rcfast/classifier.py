@@ -186,13 +186,13 @@ class RegionClassifier(nn.Module):
         """Samples ``first`` to ``last`` of the ``active`` examples [A], voted into ``counts`` [B, L]."""
         start = 0
         while start < len(active):
-            group, _ = _tile(len(active) - start, last - first, runner.chunk.rows)
+            group = _group(len(active) - start, last - first, runner.chunk.rows)
             some = active[start : start + group]
             x, r, ids = examples.take(some)
             votes = torch.zeros(group, runner.num_classes, dtype=torch.int32, device=x.device)
             done = first
             while done < last:
-                take = _tile(group, last - done, runner.chunk.rows)[1]
+                take = _piece(last - done, runner.chunk.rows // group)
                 out, points = runner.points(group, take, x.shape[1:], x.device)
                 ops.sample_hypercube_(
                     out, x, r, seed=self.seed, example_ids=ids, first_sample=done, clip=self.clip
@@ -229,20 +229,18 @@ class _Examples:
         return self.x[some].to(torch.float32).contiguous(), r, self.ids[some]
 
 
-def _tile(examples: int, samples: int, rows: int) -> tuple[int, int]:
-    """How many examples and samples of each share a forward pass of at most ``rows`` points.
+def _piece(samples: int, most: int) -> int:
+    """The size of the even pieces, of at most ``most``, into which ``samples`` are cut: passes are of one size."""
+    pieces = -(-samples // max(1, most))
+    return -(-samples // pieces)
 
-    Samples are cut into even pieces, so that passes are of one size; of a few such cuts, the one that fills
-    best.
-    """
+
+def _group(examples: int, samples: int, rows: int) -> int:
+    """How many examples share a forward pass of at most ``rows`` points, so that it is as full as may be."""
     fewest = -(-samples // rows)
-    best = (0, 1, 1)
-    for pieces in range(fewest, fewest + 3):
-        piece = -(-samples // pieces)
-        group = min(examples, max(1, rows // piece))
-        if group * piece > best[0]:
-            best = (group * piece, group, piece)
-    return best[1], best[2]
+    sizes = [-(-samples // pieces) for pieces in range(fewest, fewest + 3)]
+    groups = [(min(examples, max(1, rows // size)), size) for size in sizes]
+    return max(groups, key=lambda pair: pair[0] * pair[1])[0]
 
 
 def _check_cast(votes: Tensor, samples: int, some: Tensor) -> None:

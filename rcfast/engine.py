@@ -275,7 +275,7 @@ class Engine:
 
     def _choose(self, shape: torch.Size, device: torch.device) -> Runner:
         makers = self._ways(image=len(shape) == 3)
-        rows = FIRST_ROWS if len(makers) > 1 else 1
+        rows = min(FIRST_ROWS, self.chunk or FIRST_ROWS) if len(makers) > 1 else 1
         trials: list[_Trial] = []
         error: Exception | None = None
         for make in makers:

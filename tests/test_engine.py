@@ -1,0 +1,317 @@
+"""How a model is run: modes, precision, copies that follow the weights, compiled models, chunks, lack of memory."""
+
+import copy
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rcfast import engine
+from rcfast.classifier import RegionClassifier
+from rcfast.engine import Chunk
+
+BF16 = torch.bfloat16
+
+
+class Watched(nn.Module):
+    """A small convolutional network that notes what it is given and in which mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5))
+        self.head = nn.Linear(288, 10)
+        self.seen: list[tuple[torch.dtype, bool, bool]] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.append((x.dtype, self.training, torch.is_inference_mode_enabled()))
+        return self.head(self.body(x).flatten(1))
+
+
+def images(batch: int = 12) -> Tensor:
+    return torch.rand(batch, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+
+
+def counts(model: Any, **options: Any) -> Tensor:
+    return RegionClassifier(model, 0.3, m=100, stop=None, **options).vote(images()).counts
+
+
+# --- the model is left as it was found ------------------------------------------------------------------------------
+
+
+def test_eval_and_inference_mode_inside_and_the_old_modes_after() -> None:
+    model = Watched()
+    model.train()
+    model.body[1].eval()  # a mixture, as with a frozen batch norm
+    before = [part.training for part in model.modules()]
+    state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    first, second = counts(model), counts(model)
+    assert torch.equal(first, second)  # dropout is off
+    assert [part.training for part in model.modules()] == before
+    assert all(not training and inference for _, training, inference in model.seen)
+    assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
+    assert torch.equal(first, counts(copy.deepcopy(model).eval()))
+
+
+def test_the_mode_comes_back_after_an_error() -> None:
+    class Broken(Watched):
+        def forward(self, x: Tensor) -> Tensor:
+            raise ArithmeticError("broken")
+
+    model = Broken().train()
+    with pytest.raises(ArithmeticError, match="broken"):
+        counts(model)
+    assert all(part.training for part in model.modules())
+
+
+@pytest.mark.parametrize("dtype", [BF16, torch.float16])
+def test_the_users_model_keeps_its_precision_and_format(dtype: torch.dtype) -> None:
+    model = Watched()
+    before = [(p, p.dtype, p.stride(), p._version, p.requires_grad) for p in model.parameters()]
+    votes = counts(model, dtype=dtype)
+    assert [(p, p.dtype, p.stride(), p._version, p.requires_grad) for p in model.parameters()] == before
+    assert (votes.argmax(1) == counts(model).argmax(1)).float().mean() > 0.9
+    model(images()).sum().backward()  # still trains
+
+
+def test_outputs_are_ordinary_tensors() -> None:
+    x = images().requires_grad_()
+    rc = RegionClassifier(Watched(), 0.1, m=20)
+    out = rc(x)
+    assert out.dtype == torch.float32
+    assert not out.requires_grad
+    assert torch.equal(out.argmax(1), rc.predict(x))
+    (out * torch.ones(10, requires_grad=True)).sum().backward()
+    rc.vote(x).counts.add_(1)
+
+
+# --- precision ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change", ["in place", "through .data", "loaded", "replaced", "buffer", "other activation"]
+)
+def test_a_converted_copy_follows_the_weights(change: str) -> None:
+    model, other = Watched(), Watched()
+    torch.nn.init.normal_(other.head.weight)
+    rc = RegionClassifier(model, 0.3, m=100, stop=None, dtype=BF16)
+    before = rc.vote(images()).counts
+    with torch.no_grad():
+        if change == "in place":
+            model.head.weight.copy_(other.head.weight)
+        elif change == "through .data":
+            model.head.weight.data.mul_(-1)
+        elif change == "loaded":
+            model.load_state_dict(other.state_dict())
+        elif change == "replaced":
+            model.head = other.head
+        elif change == "buffer":
+            model.body[1].running_mean.add_(torch.randn(8))
+        else:
+            model.body[2] = nn.Tanh()
+    after = rc.vote(images()).counts
+    assert not torch.equal(before, after)
+    assert torch.equal(after, counts(copy.deepcopy(model), dtype=BF16))
+
+
+def test_another_model_may_be_assigned() -> None:
+    rc = RegionClassifier(Watched(), 0.3, m=100, stop=None, dtype=BF16)
+    rc.vote(images())
+    rc.model = nn.Sequential(nn.Flatten(), nn.Linear(64, 3))
+    assert rc.vote(images()).counts.shape == (12, 3)
+
+
+def test_a_callable_runs_under_autocast() -> None:
+    seen = []
+    weight = torch.randn(64, 10, generator=torch.Generator().manual_seed(0))
+
+    def function(x: Tensor) -> Tensor:
+        seen.append((x.dtype, torch.is_autocast_enabled(x.device.type)))
+        return x.flatten(1) @ weight
+
+    low, full = counts(function, dtype=BF16), counts(function)
+    assert (BF16, True) in seen
+    assert (torch.float32, False) in seen
+    assert (low - full).abs().max() <= 5
+
+
+def test_what_cannot_be_copied_runs_under_autocast() -> None:
+    class Single(Watched):
+        def __deepcopy__(self, memo: Any) -> Any:
+            raise RuntimeError("there is only one")
+
+    model = Single()
+    votes = counts(model, dtype=BF16)
+    assert model.seen[-1][0] == BF16
+    assert (votes.argmax(1) == counts(Watched()).argmax(1)).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("own", [torch.float64, BF16, torch.float16])
+def test_points_follow_the_models_dtype(own: torch.dtype) -> None:
+    model = Watched().to(own)
+    votes = counts(model)
+    assert {dtype for dtype, _, _ in model.seen} == {own}
+    assert (votes.argmax(1) == counts(Watched()).argmax(1)).float().mean() > 0.9
+
+
+def test_float64_logits_are_not_rounded_into_ties() -> None:
+    def close(x: Tensor) -> Tensor:
+        return torch.tensor([1.0, 1.0 + 1e-12, float("-inf")], dtype=torch.float64).expand(len(x), 3)
+
+    assert RegionClassifier(close, 0.1, m=10, stop=None).vote(images(2)).counts.tolist() == [[0, 10, 0]] * 2
+    infinite = torch.tensor([0.0, float("inf")], dtype=torch.float64)
+    rc = RegionClassifier(lambda x: infinite.expand(len(x), 2), 0.1, m=10)
+    assert rc.predict(images(1)).tolist() == [1]
+
+
+def test_a_model_that_needs_contiguous_points_gets_them() -> None:
+    class Views(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.view(len(x), -1)[:, :10]
+
+    x = torch.rand(2, 3, 8, 8)
+    assert RegionClassifier(Views(), 0.1, m=10).vote(x).counts.shape == (2, 10)
+
+
+# --- compiled models ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [None, BF16])
+def test_compiled_models_see_one_shape(dtype: torch.dtype | None) -> None:
+    shapes = set()
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[Tensor]) -> Any:
+        def run(*args: Tensor) -> Any:
+            shapes.update(tuple(a.shape) for a in args if isinstance(a, Tensor) and a.shape[1:] == (1, 8, 8))
+            return graph(*args)
+
+        return run
+
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10)]
+    model = nn.Sequential(*layers)
+    rc = RegionClassifier(torch.compile(model, backend=backend), 0.3, m=100, stop="exact", dtype=dtype)
+    votes = rc.vote(images())
+    rc.vote(images(1))
+    assert len(shapes) == 1
+    plain = RegionClassifier(model, 0.3, m=100, stop="exact", dtype=dtype).vote(images())
+    assert torch.equal(votes.label, plain.label)
+
+
+def test_compiled_functions() -> None:
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).eval()
+    function = torch.compile(lambda x: plain(x), backend="eager")
+    assert torch.equal(counts(function, chunk=64), counts(plain, chunk=64))
+
+
+# --- chunks ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("best", [32, 128, 1024])
+def test_the_chunk_is_where_the_hardware_is_fullest(best: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hardware(call: Any, points: Tensor) -> tuple[float, Tensor]:
+        rows = len(points)
+        speed = (
+            min(rows, best) / best if rows <= best else 0.8
+        )  # rows per microsecond, falling beyond the best
+        return rows / speed * 1e-6, points
+
+    monkeypatch.setattr(engine, "timed", hardware)
+    chunk = Chunk(None, 4, torch.device("cpu"))
+    passes = 0
+    while not chunk.settled:
+        chunk.run(lambda points: points, torch.zeros(chunk.rows, 1))
+        passes += 1
+    assert chunk.rows == best
+    assert passes <= 3 * 10
+
+
+def test_the_chunk_is_bounded_by_memory_and_time() -> None:
+    wide = Chunk(None, 3 << 20, torch.device("cpu"))
+    assert wide.rows <= 10
+    slow = Chunk(None, 4, torch.device("cpu"))
+    for _ in range(3):
+        slow._observe(1.0)
+    assert slow.settled
+    assert slow.rows == 32
+
+
+def test_the_chunk_is_measured_on_the_work_itself_and_remembered() -> None:
+    model = Watched()
+    rc = RegionClassifier(model, 0.3, m=2000, stop=None)
+    rc.vote(images())
+    (runner,) = rc._engine._runners.values()
+    for _ in range(100):  # a fast network wants more rows than one vote has
+        if not runner.chunk.settled and runner.chunk.rows < 12 * 2000:
+            rc.vote(images())
+    assert runner.chunk.rows > 32
+    calls = len(model.seen)
+    rc.vote(images())
+    assert len(model.seen) - calls <= 12 * (2000 / runner.chunk.rows + 1)  # no trial, no measuring
+
+
+def test_lack_of_memory_halves_the_chunk() -> None:
+    class Small(Watched):
+        limit = 40
+
+        def forward(self, x: Tensor) -> Tensor:
+            if len(x) > self.limit:
+                raise torch.OutOfMemoryError("simulated")
+            return super().forward(x)
+
+    for stop in ("sequential", None):
+        options = {"r": 0.3, "m": 3000, "stop": stop}
+        small = RegionClassifier(Small(), **options)
+        assert torch.equal(
+            small.vote(images()).label, RegionClassifier(Watched(), **options).vote(images()).label
+        )
+    with pytest.raises(torch.OutOfMemoryError):
+        RegionClassifier(Small(), 0.3, chunk=64, stop=None).vote(images(2))
+
+
+# --- an nn.Module like others ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["deepcopy", "pickle"])
+def test_copies(way: str) -> None:
+    rc = RegionClassifier(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), 0.3, m=100, dtype=BF16)
+    votes = rc.vote(images())
+    twin = copy.deepcopy(rc) if way == "deepcopy" else pickle.loads(pickle.dumps(rc))
+    assert torch.equal(twin.vote(images()).counts, votes.counts)
+    with torch.no_grad():
+        twin.model[1].weight.zero_()
+    assert torch.equal(rc.vote(images()).counts, votes.counts)
+    assert torch.equal(twin.vote(images()).label, twin.model[1].bias.argmax().expand(12))
+
+
+def test_state_repr_and_to() -> None:
+    model = Watched()
+    rc = RegionClassifier(model, 0.25, m=50)
+    rc.vote(images())
+    assert set(rc.state_dict()) == {f"model.{name}" for name in model.state_dict()}
+    assert "r=0.25, m=50, clip='intersect', stop='sequential', alpha=0.001" in repr(rc)
+    assert "3 lengths" in repr(RegionClassifier(model, torch.zeros(3)))
+    rc.to(torch.float64)
+    assert rc.vote(images()).counts.shape == (12, 10)
+    assert rc.train().training
+    assert not rc.eval().model.training
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [None, BF16])
+def test_cuda_votes_are_those_of_the_cpu(dtype: torch.dtype | None) -> None:
+    def take(x: Tensor) -> Tensor:
+        return x.flatten(1)[:, :10]
+
+    x = images(50)
+    on_cpu = RegionClassifier(take, 0.3, m=500, dtype=dtype).vote(x)
+    on_gpu = RegionClassifier(take, 0.3, m=500, dtype=dtype).vote(x.cuda())
+    assert torch.equal(on_gpu.counts.cpu(), on_cpu.counts)
+    rc = RegionClassifier(Watched(), 0.3, m=500, dtype=dtype).to("cuda")
+    assert (
+        rc.predict(x.cuda()).cpu() == RegionClassifier(Watched(), 0.3, m=500).predict(x)
+    ).float().mean() > 0.9
+    with pytest.raises(ValueError, match="x must be on the device of the model, cuda:0, got cpu"):
+        rc.predict(x)
