@@ -12,14 +12,19 @@ namespace {
 constexpr int kThreads = 256;
 constexpr int kSamplesPerThread = 8;  // amortises reading x, which is twice a bf16 point
 
+// Samples that are walked side by side, each by threads of its own.
+RCFAST_HD int64_t side_by_side(const SampleHypercube& a) {
+    return (a.samples + kSamplesPerThread - 1) / kSamplesPerThread;
+}
+
 template <class T>
 struct alignas(16) Octet {
     T v[core::kLanes];
 };
 
 template <class Region, class T, bool Aligned>
-static __global__ void __launch_bounds__(kThreads)
-    sample_hypercube_kernel(SampleHypercube a, int64_t stride) {
+static __global__ void __launch_bounds__(kThreads) sample_hypercube_kernel(SampleHypercube a) {
+    const int64_t stride = side_by_side(a);
     const int64_t blocks = (a.n + core::kLanes - 1) / core::kLanes;
     const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
     const int64_t block = thread % blocks, first = thread / blocks;
@@ -61,17 +66,14 @@ static __global__ void __launch_bounds__(kThreads)
 template <class Region, class T>
 void launch(const SampleHypercube& a, cudaStream_t stream) {
     const int64_t blocks = (a.n + core::kLanes - 1) / core::kLanes;
-    const int64_t stride =
-        (a.samples + kSamplesPerThread - 1) / kSamplesPerThread;  // samples walked side by side
+    const int64_t stride = side_by_side(a);
     const dim3 grid(static_cast<unsigned>((blocks * stride + kThreads - 1) / kThreads),
                     static_cast<unsigned>(a.batch < kMaxGridY ? a.batch : kMaxGridY));
     const bool aligned =
         a.channels == 1 && a.n % core::kLanes == 0 && reinterpret_cast<uintptr_t>(a.out) % 16 == 0;
-    if (aligned)
-        sample_hypercube_kernel<Region, T, true><<<grid, kThreads, 0, stream>>>(a, stride);
-    else
-        sample_hypercube_kernel<Region, T, false><<<grid, kThreads, 0, stream>>>(a, stride);
-    check_launch("sample_hypercube");
+    const auto kernel =
+        aligned ? sample_hypercube_kernel<Region, T, true> : sample_hypercube_kernel<Region, T, false>;
+    launch_kernel("sample_hypercube", kernel, grid, kThreads, stream, a);
 }
 
 template <class Region>

@@ -60,13 +60,12 @@ void launch(const Vote& a, cudaStream_t stream) {
         const int64_t blocks = (a.samples + kThreads - 1) / kThreads;
         const dim3 grid(static_cast<unsigned>(blocks < 1024 ? blocks : 1024),
                         static_cast<unsigned>(a.batch < kMaxGridY ? a.batch : kMaxGridY));
-        vote_few_kernel<T><<<grid, kThreads, 0, stream>>>(a);
+        launch_kernel("vote", vote_few_kernel<T>, grid, kThreads, stream, a);
     } else {
         const int64_t blocks = (a.batch * a.samples + kThreads / kWarp - 1) / (kThreads / kWarp);
-        vote_many_kernel<T>
-            <<<static_cast<unsigned>(blocks < 65536 ? blocks : 65536), kThreads, 0, stream>>>(a);
+        const dim3 grid(static_cast<unsigned>(blocks < 65536 ? blocks : 65536));
+        launch_kernel("vote", vote_many_kernel<T>, grid, kThreads, stream, a);
     }
-    check_launch("vote");
 }
 
 }  // namespace
