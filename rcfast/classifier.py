@@ -102,26 +102,25 @@ class RegionClassifier(nn.Module):
         Raises TypeError or ValueError for bad input before any work, and ValueError when the model returns
         NaN or another shape than [N, L].
         """
-        x = regions.check_examples(x)
+        device = next((t.device for t in tensors(self.model)), None)
+        x = regions.check_examples(x, device)
         m = self.m if m is None else check_int("m", m, 1, MAX_SAMPLES)
         ids = None if example_ids is None else regions.check_ids(example_ids, len(x))
+        if ids is not None:
+            regions.check_device("example_ids", ids, x.device)
         r = self.r
         if isinstance(r, Tensor) and r.shape != x.shape[:1]:
             raise ValueError(
                 f"r must be a number or have the shape [{len(x)}] of the batch, got {list(r.shape)}"
             )
-        device = next((t.device for t in tensors(self.model)), x.device)
-        for name, tensor in (("x", x), ("example_ids", ids)):
-            if tensor is not None and tensor.device != device:
-                raise ValueError(f"{name} must be on the device of the model, {device}, got {tensor.device}")
         engine = self._current_engine()
         with engine.lock, evaluating(self.model):
-            runner = engine.runner(x.shape[1:], device)
+            runner = engine.runner(x.shape[1:], x.device)
             if self.num_classes not in (None, runner.num_classes):
                 wanted = f"num_classes = {self.num_classes}"
                 raise ValueError(f"model must return {wanted} logits per point, got {runner.num_classes}")
             ids = regions.content_ids(x) if ids is None else ids
-            r = r.to(device) if isinstance(r, Tensor) else r
+            r = r.to(x.device) if isinstance(r, Tensor) else r
             try:
                 outcome = self._count(runner, _Examples(x, r, ids), m)
             finally:

@@ -69,7 +69,13 @@ def check_radius(r: Any) -> float | Tensor:
     return length
 
 
-def check_examples(x: Any) -> Tensor:
+def check_device(name: str, tensor: Tensor, device: torch.device | None) -> None:
+    """``tensor`` is on the model's device, if it has one. Raises ValueError."""
+    if device is not None and tensor.device != device:
+        raise ValueError(f"{name} must be on the device of the model, {device}, got {tensor.device}")
+
+
+def check_examples(x: Any, device: torch.device | None = None) -> Tensor:
     """Examples ``x`` [B, ...], float32 (or float16, bfloat16) in [0, 1], without NaN; detached.
 
     Raises TypeError for another type, ValueError naming the first bad example. Nothing is clipped: a
@@ -81,6 +87,7 @@ def check_examples(x: Any) -> Tensor:
         raise TypeError(f"x must be float32, float16 or bfloat16, got {x.dtype}")
     if x.ndim < 2 or 0 in x.shape[1:]:
         raise ValueError(f"x must have the shape [B, ...] with at least one coordinate, got {tuple(x.shape)}")
+    check_device("x", x, device)
     x = x.detach()
     if x.shape[0] == 0:
         return x
