@@ -65,7 +65,7 @@ def test_summary_shows_accuracy_r_and_rates(results: Results) -> None:
 class _Page(HTMLParser):
     """Checks nesting, and collects text, ids, and everything that a page can ask for."""
 
-    VOID = frozenset({"meta", "link", "br", "hr", "img", "input"})
+    VOID = frozenset({"meta", "link", "br", "wbr", "hr", "img", "input"})
 
     def __init__(self) -> None:
         super().__init__()

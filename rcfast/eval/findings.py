@@ -28,6 +28,7 @@ from rcfast.eval.tables import GROUPS, attack_records
 
 Tone = Literal["good", "bad", "plain"]
 LOW, HIGH = 0.05, 0.95  # what "blocked" and "broken" mean below
+POOR = 0.8  # a share of the undefended accuracy under which rates say nothing about robustness
 
 
 @dataclass(frozen=True)
@@ -97,11 +98,13 @@ def _accuracy_finding(results: Results, defence: str) -> list[Finding]:
     if point is None or record is None:
         return []
     kept, n = _keeps(record, point), record["n"]
+    poor = record["rate"] < POOR * point["rate"]
     difference = points(record["rate"] - point["rate"], n)
     said = (
         f"{percent(record['rate'], n)} of {n:,} benign test examples are labelled "
         f"correctly, {percent(point['rate'], point['n'])} by the undefended network "
         f"({difference} points, {'within' if kept else 'beyond'} the 95% interval)."
+        + (" What attacks do to a classifier this poor says little." if poor else "")
     )
     return [Finding(label(defence), said, "good" if kept else "bad")]
 
@@ -172,10 +175,14 @@ def _seeds(results: Results) -> list[Finding]:
     if not voted:
         return []
     widest = max(voted, key=lambda r: r["seeds_high"] - r["seeds_low"])
-    said = (
-        f"Over {widest['seeds']} vote seeds no success rate moved by more than "
-        f"{100 * (widest['seeds_high'] - widest['seeds_low']):.1f} points ({attack_label(widest['attack'])})"
-    )
+    spread = widest["seeds_high"] - widest["seeds_low"]
+    if not spread:
+        said = f"Over {widest['seeds']} vote seeds no success rate moved at all"
+    else:
+        said = (
+            f"Over {widest['seeds']} vote seeds no success rate moved by more than {100 * spread:.1f} points "
+            f"({attack_label(widest['attack'])}, {round(spread * widest['n'])} of {widest['n']:,} examples)"
+        )
     if all(r["seeds_high"] - r["seeds_low"] <= r["rate_high"] - r["rate_low"] for r in voted):
         return [
             Finding(LABELS["region"], said + ": the vote's randomness does not carry the result.", "good")

@@ -1,5 +1,6 @@
 """The tables of the report as HTML: success rates as bars with their intervals, the paper's mark beside."""
 
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from math import floor
@@ -79,6 +80,8 @@ def _paper_lines(record: Record, rate: paper.Printed | None, noise: paper.Printe
 def _seeds_line(record: Record) -> str:
     if record["seeds"] < 2:
         return ""
+    if record["seeds_low"] == record["seeds_high"]:
+        return _line("seeds", f"{record['seeds']} vote seeds", "all equal")
     spread = percent_range(record["seeds_low"], record["seeds_high"], record["n"])
     return _line("seeds", f"{record['seeds']} vote seeds", spread)
 
@@ -176,7 +179,11 @@ def _value(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else f"{value}"
 
 
+def _breakable(name: str) -> str:
+    return re.sub(r"([._])", r"\1<wbr>", escape(name))
+
+
 def settings(values: Sequence[tuple[str, str]]) -> str:
     """Names and values as a list that fills as many columns as fit."""
-    rows = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in values)
+    rows = "".join(f"<div><dt>{_breakable(name)}</dt><dd>{escape(text)}</dd></div>" for name, text in values)
     return f'<dl class="settings">{rows}</dl>'

@@ -27,6 +27,7 @@ STYLES = {
     "T-CW-Linf-A": (GREEN, "D"),
 }
 OTHERS = ((RED, "v"), (PURPLE, "P"), (SKY, "X"), (ORANGE, "<"), (GREEN, ">"), (BLUE, "*"))
+CELL = 32  # pixels
 NOISE_AXIS = {"L0": "mean noise, L0 (changed coordinates)", "L2": "mean noise, L2", "Linf": "mean noise, L∞"}
 
 RC: dict[Any, Any] = {
@@ -88,14 +89,17 @@ def legend(ax: Any, columns: int = 2) -> None:
         )
 
 
-def accuracy_against_r(ax: Any, length: Length) -> None:
-    """Figure 4: validation accuracy of the vote against r, its 95% band, C's line and the learnt r."""
+def accuracy_against_r(ax: Any, length: Length, below: float | None = None) -> None:
+    """Figure 4: validation accuracy of the vote against r, its 95% band, C's line and the learnt r.
+
+    below: how far (a share) under C's line the axis ends; None shows the whole curve.
+    """
     n, point = length["n"], length["point_accuracy"]
     radii, accuracy = np.asarray(length["radii"]), np.asarray(length["accuracy"])
     bands = [wilson(round(share * n), n) for share in accuracy]
     low, high = np.array([b.low for b in bands]), np.array([b.high for b in bands])
     ax.fill_between(radii, 100 * low, 100 * high, color=BLUE, alpha=0.14, linewidth=0, label="95% interval")
-    few = len(radii) <= 40
+    few = len(radii) <= 25
     ax.plot(radii, 100 * accuracy, color=BLUE, marker="o" if few else None, label="region-based")
     ax.axhline(
         100 * point, color=GREY, linestyle="--", linewidth=1.4, label=f"point-based ({100 * point:.2f}%)"
@@ -103,6 +107,12 @@ def accuracy_against_r(ax: Any, length: Length) -> None:
     r = length["r"]
     word = "learnt" if length.get("learnt", True) else "given"
     ax.axvline(r, color=RED, linestyle=":", linewidth=1.5, label=f"{word} r = {number(r)}")
+    if below is not None:
+        seen = (accuracy >= point - below) | (radii <= r)
+        ax.set_xlim(radii.min() - 0.02 * r, radii[seen].max() * 1.1 + 0.01)
+        ax.set_ylim(
+            100 * (min(accuracy[seen].min(), point) - below), 100 * min(1.002, high[seen].max() + 0.1 * below)
+        )
     ax.set_xlabel("length r (half-width of the region)")
     ax.set_ylabel("accuracy on validation examples, %")
     _soft_grid(ax)
@@ -183,7 +193,7 @@ def mosaic(images: np.ndarray, shown: np.ndarray, gap: int = 1) -> np.ndarray:
     """One RGBA picture [rows·(H+gap)+gap, columns·(W+gap)+gap, 4] of images [R,S,C,H,W] or vectors [R,S,D].
 
     What is not shown is transparent, gaps are a faint grey. Vectors become strips, other than three channels
-    their mean.
+    their mean, and small images grow to about CELL pixels.
     """
     if images.ndim == 3:
         images = images[:, :, None, None, :]
@@ -192,9 +202,10 @@ def mosaic(images: np.ndarray, shown: np.ndarray, gap: int = 1) -> np.ndarray:
     rows, columns, channels, height, width = images.shape
     if channels != 3:
         images = np.repeat(images.mean(axis=2, keepdims=True), 3, axis=2)
-    repeat = max(1, round(width / height / 2))  # a vector would be a line one pixel high
-    images = np.repeat(np.clip(np.nan_to_num(images), 0, 1), repeat, axis=3)
-    height *= repeat
+    tall = max(1, round(width / height / 2))  # a vector would be a line one pixel high
+    scale = max(1, round(CELL / max(width, tall * height)))  # gaps stay thin beside small images
+    images = np.clip(np.nan_to_num(images), 0, 1).repeat(scale * tall, axis=3).repeat(scale, axis=4)
+    height, width = images.shape[3:]
     picture = np.full(
         (rows * (height + gap) + gap, columns * (width + gap) + gap, 4), (128, 128, 128, 90), np.uint8
     )

@@ -44,6 +44,7 @@ def page(results: Results, run: Mapping[str, Any], grids: Path) -> str:
     """The report as one HTML document."""
     css = files("rcfast.eval").joinpath("report.css").read_text("utf-8")
     name = results["dataset"]["name"]
+    version = run.get("version") or results.get("environment", {}).get("rcfast", "")
     built, plots = tables.build(results), figures.build(results, grids)
     parts = [("summary", "Summary", _summary(results))]
     if built:
@@ -76,7 +77,7 @@ def page(results: Results, run: Mapping[str, Any], grids: Path) -> str:
 <main>
 {body}
 </main>
-<footer>Made by rcfast{escape(" " + str(run["version"]) if run.get("version") else "")}. Numbers beside ours:
+<footer>Made by rcfast {escape(str(version))}. The paper:
 {escape(paper.document()["authors"])}, <cite>{escape(paper.document()["title"])}</cite>,
 {escape(paper.document()["source"])}.</footer>
 </body>

@@ -87,6 +87,8 @@ def _sizes(results: Results) -> Table | None:
 def _seeds_text(record: Record) -> str:
     if record["seeds"] < 2:
         return MISSING
+    if record["seeds_low"] == record["seeds_high"]:
+        return f"all equal ({record['seeds']})"
     spread = percent_range(record["seeds_low"], record["seeds_high"], record["n"])
     return f"{spread} ({record['seeds']})"
 

@@ -26,7 +26,8 @@ READ = {
     "table6": "The least noisy success of several attacks: what an attacker who tries everything gets.",
     "figure1": (
         "Rows are true labels, columns the labels that the network answers; the benign images on the "
-        "diagonal are framed. Compare along a row: how little has to change?"
+        "diagonal are framed. Compare along a row: how little has to change? A cross means that no example "
+        "succeeded."
     ),
     "figure2": (
         "Bars say which labels the network gives to random points around the example named above them: blue"
