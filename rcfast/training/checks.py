@@ -44,8 +44,8 @@ def check_split(
     wrong = (split.y < 0) | (split.y >= (num_classes if num_classes is not None else torch.inf))
     if wrong.any():
         at = int(wrong.nonzero()[0])
-        bound = "0 or more" if num_classes is None else f"in [0, {num_classes - 1}]"
-        raise ValueError(f"{what}.y: labels must lie {bound}, got {int(split.y[at])} at index {at}")
+        bound = "be 0 or more" if num_classes is None else f"lie in [0, {num_classes - 1}]"
+        raise ValueError(f"{what}.y: labels must {bound}, got {int(split.y[at])} at index {at}")
 
 
 def check_model(model: object, data: Split) -> int:

@@ -36,6 +36,8 @@ def fit_distilled(
     times larger than usual. The result's `model` is the student, its `teacher` the teacher's result.
 
     make_model: makes a new model, twice.
+    settings: as in `fit`, for both. The gradient is multiplied by √T: at the logits it is 1/T as large as
+        without temperature, while all of 1/T would be too much once the logits have grown.
     checkpoint: of the student; the teacher's is beside it, with `-teacher` added to the stem.
 
     Everything else is as in `fit`.
@@ -50,11 +52,17 @@ def fit_distilled(
     def objective(model: nn.Module, x: Tensor, targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = model(x)
         loss = F.cross_entropy(logits.float() / temperature, targets, label_smoothing=recipe.label_smoothing)
-        # Times T: the gradient at the logits is 1/T as large as without temperature.
-        return temperature * loss, logits
+        return loss, logits
 
     method: dict[str, Any] = {"name": "fit_distilled", "temperature": float(temperature), "role": "teacher"}
-    run = Run(method=method, objective=objective, recipe=recipe, seed=seed, progress=progress)
+    run = Run(
+        method=method,
+        objective=objective,
+        recipe=recipe,
+        loss_scale=math.sqrt(temperature),
+        seed=seed,
+        progress=progress,
+    )
     beside = None if checkpoint is None else Path(checkpoint).with_stem(Path(checkpoint).stem + "-teacher")
     teacher = optimise(teacher_model, train, replace(run, checkpoint=beside), validation=validation)
     soft = soft_labels(teacher.model, train.x, temperature)

@@ -52,6 +52,7 @@ class Run:
     method: dict[str, Any]
     objective: Objective
     recipe: Recipe
+    loss_scale: float = 1.0
     seed: int = 0
     checkpoint: str | os.PathLike[str] | None = None
     progress: bool = False
@@ -63,6 +64,8 @@ def optimise(
     """Train `model` in place. targets: [N,L] soft labels; default: the labels of `data`."""
     check_run(run.seed, run.checkpoint)
     check_split(data, "train")
+    if data.x.ndim != 4 and (run.recipe.shift or run.recipe.flip):
+        raise ValueError(f"shift and flip need images [N,C,H,W], got {list(data.x.shape)}")
     num_classes = check_model(model, data)
     check_split(data, "train", num_classes)
     if validation is not None:
@@ -140,7 +143,7 @@ class _Loop:
                 ):
                     loss, logits = self.run.objective(self.model, x, self.targets[index], labels)
                 self.optimizer.zero_grad()
-                loss.backward()
+                (loss * self.run.loss_scale).backward()
                 self.optimizer.step()
                 loss_sum += loss.detach().double() * len(index)
                 correct += (logits.detach().argmax(1) == labels).sum()

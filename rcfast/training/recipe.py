@@ -91,7 +91,7 @@ def _has_bfloat16_units(device: str) -> bool:
 
 RECIPES: dict[str, Recipe] = {
     "digits_cnn": Recipe(epochs=30, batch_size=64, lr=0.1, shift=1),
-    "mnist_cnn": Recipe(epochs=8, batch_size=128, lr=0.1, shift=1),
+    "mnist_cnn": Recipe(epochs=6, batch_size=128, lr=0.1, shift=1),
     "cifar_resnet": Recipe(epochs=60, batch_size=128, lr=0.2, shift=4, flip=True),
 }
 

@@ -1,0 +1,443 @@
+"""rcfast.training: what is learnt, that it is reproducible, and what is refused."""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from rcfast import data, models, training
+from rcfast.data import Split
+from rcfast.training import engine
+from rcfast.training.distilled import soft_labels
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def digits() -> data.Dataset:
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def trained(digits) -> training.TrainingResult:
+    return training.fit(models.digits_cnn(), digits.train, validation=digits.validation)
+
+
+@pytest.fixture(scope="module")
+def small() -> Split:
+    g = torch.Generator().manual_seed(0)
+    return Split(torch.rand(65, 3, 8, 8, generator=g), torch.randint(4, (65,), generator=g))
+
+
+def linear(size: int = 192, classes: int = 4) -> nn.Module:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Flatten(), nn.Linear(size, classes))
+
+
+def equal(a: nn.Module, b: nn.Module) -> bool:
+    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    return all(torch.equal(*pair) for pair in pairs)
+
+
+# ---- what is learnt
+
+
+def test_digits_reach_98_percent(digits, trained):
+    assert float(training.evaluate(trained.model, digits.test)) >= 0.98
+    assert trained.accuracy == float(training.evaluate(trained.model, digits.validation)) >= 0.97
+    assert not trained.model.training
+    assert [row["epoch"] for row in trained.history] == list(range(1, 31))
+    assert trained.history[-1]["loss"] < trained.history[0]["loss"] / 10
+    assert trained.history[-1]["validation"] == trained.accuracy
+    assert trained.seconds == pytest.approx(sum(row["seconds"] for row in trained.history))
+
+
+def test_loop_is_sgd_as_written(small):
+    """Against the update written out for a linear classifier, with the gradient of cross-entropy in closed form."""
+    lr, momentum, decay, steps, epochs = 0.5, 0.8, 0.01, 5, 2
+    model, recipe = linear(), training.Recipe(lr=lr, warmup=0.5)
+    w, b = (p.detach().double().clone() for p in model[1].parameters())
+    speed_w, speed_b = torch.zeros_like(w), torch.zeros_like(b)
+    for epoch in range(epochs):
+        g = torch.Generator().manual_seed(engine._derived(7, epoch, "order"))
+        for step, index in enumerate(torch.randperm(65, generator=g).tensor_split(steps)):
+            x, y = small.x[index].flatten(1).double(), F.one_hot(small.y[index], 4).double()
+            error = (torch.softmax(x @ w.T + b, 1) - y) / len(x)
+            rate = recipe.learning_rate(epoch * steps + step, epochs * steps)
+            gradient_w, gradient_b = error.T @ x + decay * w, error.sum(0)
+            speed_w, speed_b = momentum * speed_w + gradient_w, momentum * speed_b + gradient_b
+            w, b = w - rate * (gradient_w + momentum * speed_w), b - rate * (gradient_b + momentum * speed_b)
+    settings = {
+        "epochs": 2,
+        "batch_size": 13,
+        "lr": lr,
+        "momentum": momentum,
+        "weight_decay": decay,
+        "warmup": 0.5,
+    }
+    training.fit(model, small, seed=7, precision="float32", **settings)
+    torch.testing.assert_close(model[1].weight.double(), w, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(model[1].bias.double(), b, atol=1e-5, rtol=1e-4)
+
+
+def test_one_cycle():
+    recipe = training.Recipe(lr=0.4, warmup=0.25)
+    rates = [recipe.learning_rate(step, 100) for step in range(100)]
+    assert rates[:25] == pytest.approx([0.4 * (k + 1) / 25 for k in range(25)])
+    assert rates[24] == max(rates) == 0.4
+    assert rates[25:] == pytest.approx([0.2 * (1 + math.cos(math.pi * (k + 1) / 76)) for k in range(75)])
+    assert training.Recipe(lr=0.4, warmup=0).learning_rate(0, 1) == pytest.approx(0.2)
+
+
+def test_shift_moves_each_image_by_its_own_offset():
+    x = torch.rand(400, 2, 5, 6)
+    moved = engine.augment(x, 1, False, torch.Generator().manual_seed(0))
+    padded, seen = F.pad(x, (1, 1, 1, 1)), torch.zeros(3, 3)
+    for image, around in zip(moved, padded, strict=True):
+        hits = [
+            (i, j) for i in range(3) for j in range(3) if torch.equal(image, around[:, i : i + 5, j : j + 6])
+        ]
+        assert len(hits) == 1
+        seen[hits[0]] += 1
+    assert (seen - 400 / 9).abs().max() < 4 * math.sqrt(400 / 9)
+
+
+def test_flip_mirrors_half():
+    x = torch.rand(400, 2, 5, 6)
+    out = engine.augment(x, 0, True, torch.Generator().manual_seed(0))
+    mirrored = (out == x.flip(3)).flatten(1).all(1)
+    assert torch.equal(out[~mirrored], x[~mirrored])
+    assert abs(int(mirrored.sum()) - 200) < 40
+
+
+def test_bfloat16_trains_float32_weights(digits):
+    model = models.digits_cnn()
+    result = training.fit(model, digits.train, epochs=8, validation=digits.validation, precision="bfloat16")
+    assert {p.dtype for p in model.parameters()} == {torch.float32}
+    assert result.accuracy > 0.9
+
+
+def test_no_batch_of_one(small):
+    """65 examples in batches of at most 64 make 33 and 32: batch normalisation cannot do with one."""
+    seen = []
+    model = models.cifar_resnet(shape=(3, 8, 8), num_classes=4, depth=8, width=4)
+    model.register_forward_hook(
+        lambda module, args, out: seen.append(len(args[0])) if module.training else None
+    )
+    training.fit(model, small, epochs=1, batch_size=64)
+    assert seen == [33, 32]
+
+
+@pytest.mark.mnist
+@pytest.mark.slow
+def test_mnist_learns_fast(data_root):
+    mnist = data.load("mnist", data_root)
+    part = Split(mnist.train.x[:10_000], mnist.train.y[:10_000])
+    model = models.mnist_cnn()
+    training.fit(model, part, epochs=2)
+    assert float(training.evaluate(model, mnist.test)) > 0.97
+
+
+# ---- reproducible
+
+
+def test_same_seed_same_weights_whatever_the_global_state(small):
+    def run(seed: int, state: int) -> nn.Module:
+        model = models.digits_cnn(shape=(3, 8, 8), num_classes=4)
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        training.fit(model, small, seed=seed, epochs=2, batch_size=16, shift=1, flip=True)
+        assert torch.equal(before, torch.get_rng_state())
+        return model
+
+    first = run(0, 1)
+    assert equal(first, run(0, 2))
+    assert not equal(first, run(1, 1))
+
+
+# ---- adversarial training
+
+
+@dataclass(frozen=True)
+class Result:
+    adversarial: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Brighten:
+    """Stands in for an attack: every pixel up by `step`."""
+
+    step: float = 0.1
+    targeted: bool = False
+
+    def __call__(self, model, x, labels):
+        assert model(x).shape == (len(x), 4)
+        return Result((x + self.step).clamp(0, 1))
+
+
+def test_both_halves_are_in_the_loss(small):
+    """Batches of all examples, so that the first loss is that of the first weights."""
+    model = linear()
+    both = torch.cat([small.x, (small.x + 0.1).clamp(0, 1)])
+    expected = F.cross_entropy(model(both), small.y.repeat(2)).item()
+    settings = {"epochs": 1, "batch_size": 65, "precision": "float32"}
+    result = training.fit_adversarial(model, small, attack=Brighten(), **settings)
+    assert result.history[0]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_attack_sees_current_model_in_evaluation_mode_and_true_labels(small):
+    model = models.digits_cnn(shape=(3, 8, 8), num_classes=4)
+    outputs, labels_of = [], {x.numpy().tobytes(): int(y) for x, y in zip(small.x, small.y, strict=True)}
+
+    def attack(attacked, x, labels):
+        assert not any(m.training for m in model.modules())
+        assert [labels_of[image.contiguous().numpy().tobytes()] for image in x] == labels.tolist()
+        outputs.append(attacked(small.x[:1]))
+        with torch.enable_grad():
+            leaf = x.clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(attacked(leaf).sum(), leaf)
+        assert gradient.isfinite().all()
+        return Result(x)
+
+    modes = []
+    model.register_forward_hook(lambda module, args, out: modes.append(module.training))
+    training.fit_adversarial(model, small, attack=attack, epochs=2, batch_size=33, shift=0)
+    assert len(outputs) == 4
+    assert all(not torch.equal(a, b) for a, b in pairwise(outputs))
+    assert sum(modes) == 4
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_attack_under_no_grad_does_not_cut_the_gradient(small, precision):
+    """Autocast keeps its casts of the weights: those made without gradients must not reach the training step."""
+
+    def quiet(model, x, labels):
+        with torch.no_grad():
+            model(x)
+        return Result(x)
+
+    a, b = (
+        models.digits_cnn(shape=(3, 8, 8), num_classes=4),
+        models.digits_cnn(shape=(3, 8, 8), num_classes=4),
+    )
+    settings = {"epochs": 1, "precision": precision}
+    training.fit_adversarial(a, small, attack=quiet, **settings)
+    training.fit_adversarial(b, small, attack=lambda model, x, labels: Result(x), **settings)
+    assert equal(a, b)
+    assert not equal(a, models.digits_cnn(shape=(3, 8, 8), num_classes=4))
+
+
+def test_deepfool_training_makes_deepfool_harder(digits, trained):
+    from rcfast.attacks import DeepFool
+
+    result = training.fit_adversarial(
+        models.digits_cnn(), digits.train, attack=DeepFool(iterations=3, candidates=3), epochs=8, lr=0.05
+    )
+    x, y = digits.test.x[:100], digits.test.y[:100]
+    noise = []
+    for model in (trained.model, result.model):
+        attacked = DeepFool()(model, x, y)
+        noise.append(attacked.noise.l2[attacked.success & (attacked.noise.l2 > 0)].mean())
+    assert float(training.evaluate(result.model, digits.test)) > 0.9
+    assert noise[1] > 1.15 * noise[0]
+
+
+# ---- distillation
+
+
+def test_distilled_student_at_temperature_1(digits, trained):
+    result = training.fit_distilled(models.digits_cnn, digits.train, validation=digits.validation)
+    assert float(training.evaluate(result.model, digits.test)) >= 0.97
+    assert result.teacher is not None
+    assert result.teacher.accuracy >= 0.97
+    # Trained at T = 100 and used at 1, its logits are far larger than usual (Carlini and Wagner, 2017, section VIII).
+    usual, ours = (m(digits.test.x).detach().abs().mean() for m in (trained.model, result.model))
+    assert ours > 10 * usual
+
+
+def test_student_learns_the_teachers_softmax_at_t(small):
+    made = []
+
+    def make() -> nn.Module:
+        made.append(linear())
+        return made[-1]
+
+    settings = {"epochs": 1, "batch_size": 65, "precision": "float32", "temperature": 20.0}
+    result = training.fit_distilled(make, small, **settings)
+    teacher, student = made
+    assert (result.teacher.model, result.model) == (teacher, student)
+    soft = soft_labels(teacher, small.x, 20.0)
+    torch.testing.assert_close(soft, torch.softmax(teacher(small.x).detach() / 20, 1))
+    cross_entropy = -(soft * torch.log_softmax(linear()(small.x) / 20, 1)).sum(1).mean()
+    assert result.history[0]["loss"] == pytest.approx(cross_entropy.item(), rel=1e-5)
+
+
+# ---- accuracy
+
+
+def test_evaluate_counts_in_evaluation_mode_and_leaves_the_mode():
+    x, y = torch.rand(50, 3), torch.arange(50) % 3
+    model = nn.Sequential(nn.Dropout(0.9), nn.Identity(), nn.ReLU())
+    model[2].eval()
+    split = Split(x, y)
+    for batch_size in (1, 7, 500):
+        assert training.evaluate(model, split, batch_size) == training.Accuracy(
+            int((x.argmax(1) == y).sum()), 50
+        )
+    assert [m.training for m in model] == [True, True, False]
+    assert training.evaluate(lambda x: -x, split).correct == int((x.argmin(1) == y).sum())
+    assert str(training.Accuracy(3, 4)) == "75.00% (3 of 4)"
+
+
+def test_evaluate_refuses():
+    split = Split(torch.rand(4, 3), torch.zeros(4, dtype=torch.int64))
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        training.evaluate(nn.Identity(), split, 0)
+    with pytest.raises(ValueError, match=r"model must return \[4, L\], got \[4\]"):
+        training.evaluate(lambda x: x.sum(1), split)
+
+
+# ---- bad input
+
+
+def bad(x=None, y=None) -> Split:
+    return Split(
+        torch.rand(6, 3, 8, 8) if x is None else x, torch.zeros(6, dtype=torch.int64) if y is None else y
+    )
+
+
+def with_value(value: float) -> torch.Tensor:
+    x = torch.rand(6, 3, 8, 8)
+    x[2, 1, 0, 3] = value
+    return x
+
+
+class Nan(nn.Linear):
+    def forward(self, x):
+        return super().forward(x.flatten(1)) * math.nan
+
+
+BAD = {
+    "epochs": ({"epochs": 0}, ValueError, "epochs must be at least 1, got 0"),
+    "epochs type": ({"epochs": 1.5}, TypeError, "epochs must be an integer, got 1.5"),
+    "batch_size": ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+    "lr": ({"lr": 0.0}, ValueError, "lr must be positive and finite, got 0.0"),
+    "lr NaN": ({"lr": math.nan}, ValueError, "lr must be positive and finite, got nan"),
+    "momentum": ({"momentum": 1.0}, ValueError, r"momentum must lie in \(0, 1\), got 1.0"),
+    "weight_decay": ({"weight_decay": -1.0}, ValueError, "weight_decay must be at least 0"),
+    "label_smoothing": (
+        {"label_smoothing": 1.0},
+        ValueError,
+        r"label_smoothing must lie in \[0, 1\), got 1.0",
+    ),
+    "shift": ({"shift": -1}, ValueError, "shift must be at least 0, got -1"),
+    "precision": (
+        {"precision": "half"},
+        ValueError,
+        "precision must be auto, float32 or bfloat16, got 'half'",
+    ),
+    "setting": (
+        {"learning_rate": 1.0},
+        TypeError,
+        "unknown setting 'learning_rate': expected one of batch_size",
+    ),
+    "seed": ({"seed": 0.5}, TypeError, "seed must be an integer, got 0.5"),
+    "model": ({"model": lambda x: x}, TypeError, "model must be a torch.nn.Module, got function"),
+    "no parameters": ({"model": nn.Flatten()}, ValueError, "model has no parameter to train"),
+    "no logits": (
+        {"model": nn.Conv2d(3, 4, 8)},
+        ValueError,
+        r"model must return logits \[2, L\], got \[2, 4, 1, 1\]",
+    ),
+    "NaN logits": ({"model": Nan(192, 4)}, ValueError, "model must return finite"),
+    "not a split": ({"train": (1, 2)}, TypeError, "train must be an rcfast.data.Split, got tuple"),
+    "empty": (
+        {"train": bad(torch.rand(0, 3, 8, 8), torch.zeros(0).long())},
+        ValueError,
+        "train must not be empty",
+    ),
+    "float64": (
+        {"train": bad(torch.rand(6, 3, 8, 8).double())},
+        TypeError,
+        r"train\.x must be float32, got float64",
+    ),
+    "uint8": (
+        {"train": bad(torch.ones(6, 3, 8, 8).byte())},
+        TypeError,
+        r"train\.x must be float32, got uint8",
+    ),
+    "int32": ({"train": bad(y=torch.zeros(6).int())}, TypeError, r"train\.y must be int64, got int32"),
+    "below": (
+        {"train": bad(with_value(-0.1))},
+        ValueError,
+        r"train\.x must lie in \[0, 1\], got -0.1 at \[2, 1, 0, 3\]",
+    ),
+    "above": ({"train": bad(with_value(1.01))}, ValueError, r"train\.x must lie in \[0, 1\], got 1.01"),
+    "NaN": ({"train": bad(with_value(math.nan))}, ValueError, r"train\.x must lie in \[0, 1\], got nan"),
+    "label": (
+        {"train": bad(y=torch.tensor([0, 1, 2, 3, 4, 0]))},
+        ValueError,
+        r"lie in \[0, 3\], got 4 at index 4",
+    ),
+    "negative": (
+        {"train": bad(y=torch.tensor([0, -1, 0, 0, 0, 0]))},
+        ValueError,
+        "labels must be 0 or more, got -1 at index 1",
+    ),
+    "validation": (
+        {"validation": bad(torch.rand(6, 1, 8, 8))},
+        ValueError,
+        r"validation\.x must have examples of shape",
+    ),
+    "flip of vectors": (
+        {"train": bad(torch.rand(6, 192)), "flip": True},
+        ValueError,
+        "shift and flip need images",
+    ),
+    "diverging": ({"lr": 1e30, "epochs": 3}, FloatingPointError, "the loss became .* lr is 1e.30: try less"),
+}
+
+
+@pytest.mark.parametrize(("change", "error", "message"), BAD.values(), ids=BAD.keys())
+def test_bad_input(small, change, error, message):
+    arguments = {"model": linear(), "train": small, "epochs": 1, "warmup": 0.0, **change}
+    with pytest.raises(error, match=message):
+        training.fit(arguments.pop("model"), arguments.pop("train"), **arguments)
+
+
+@pytest.mark.parametrize("temperature", [0, -1.0, math.inf, math.nan])
+def test_bad_temperature(small, temperature):
+    with pytest.raises(ValueError, match="temperature must be positive and finite"):
+        training.fit_distilled(linear, small, temperature=temperature)
+
+
+def test_one_model_twice_is_refused(small):
+    model = linear()
+    with pytest.raises(ValueError, match="make_model must make a new model at each call"):
+        training.fit_distilled(lambda: model, small)
+
+
+def test_bad_attack(small):
+    with pytest.raises(TypeError, match="attack must be callable, got str"):
+        training.fit_adversarial(linear(), small, attack="DeepFool")
+    with pytest.raises(ValueError, match="attack must be untargeted"):
+        training.fit_adversarial(linear(), small, attack=Brighten(targeted=True))
+    with pytest.raises(ValueError, match=r"attack must return adversarial examples of shape \[65, 3, 8, 8\]"):
+        training.fit_adversarial(linear(), small, attack=lambda m, x, y: Result(x[1:]), batch_size=65)
+
+
+def test_progress_is_one_bar(small, capsys):
+    training.fit(linear(), small, epochs=2, batch_size=13, progress=True)
+    assert "10/10" in capsys.readouterr().err
+    training.fit(linear(), small, epochs=2)
+    assert capsys.readouterr().err == ""
