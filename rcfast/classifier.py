@@ -93,7 +93,7 @@ class RegionClassifier(nn.Module):
         self._engine = Engine(model, dtype, self.chunk)
 
     def vote(self, x: Tensor, *, example_ids: Tensor | None = None, m: int | None = None) -> Votes:
-        """Votes on examples ``x`` [B, ...] float32 in [0,1].
+        """Votes on examples ``x`` [B, ...] float32 in [0,1] (other floating dtypes are rounded to it).
 
         ``example_ids`` int64 [B]: whose random numbers to use; by default a hash of each example's content,
         so that the same input gets the same votes in any batch. ``m``: at most so many points, instead of the

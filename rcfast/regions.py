@@ -76,15 +76,15 @@ def check_device(name: str, tensor: Tensor, device: torch.device | None) -> None
 
 
 def check_examples(x: Any, device: torch.device | None = None) -> Tensor:
-    """Examples ``x`` [B, ...], float32 (or float16, bfloat16) in [0, 1], without NaN; detached.
+    """Examples ``x`` [B, ...], floating (rounded to float32 in use) in [0, 1], without NaN; detached.
 
     Raises TypeError for another type, ValueError naming the first bad example. Nothing is clipped: a
     coordinate up to 1e-6 outside counts as rounding.
     """
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a torch.Tensor, got {type(x).__name__}")
-    if x.dtype not in POINT_DTYPES:
-        raise TypeError(f"x must be float32, float16 or bfloat16, got {x.dtype}")
+    if not x.is_floating_point():
+        raise TypeError(f"x must be a floating tensor (float32), got {x.dtype}")
     if x.ndim < 2 or 0 in x.shape[1:]:
         raise ValueError(f"x must have the shape [B, ...] with at least one coordinate, got {tuple(x.shape)}")
     check_device("x", x, device)

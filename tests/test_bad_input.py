@@ -68,12 +68,12 @@ def test_making(change: dict[str, Any], error: type[Exception], message: str) ->
 VOTING = [
     ([[0.5]], {}, TypeError, "x must be a torch.Tensor, got list"),
     (
-        torch.zeros(2, 5, dtype=torch.float64),
+        torch.zeros(2, 5, dtype=torch.uint8),
         {},
         TypeError,
-        "x must be float32, float16 or bfloat16, got torch.float64",
+        "x must be a floating tensor (float32), got torch.uint8",
     ),
-    (torch.zeros(2, 5, dtype=torch.uint8), {}, TypeError, "got torch.uint8"),
+    (torch.zeros(2, 5, dtype=torch.complex64), {}, TypeError, "got torch.complex64"),
     (torch.zeros(5), {}, ValueError, "x must have the shape [B, ...] with at least one coordinate, got (5,)"),
     (torch.zeros(2, 0), {}, ValueError, "with at least one coordinate, got (2, 0)"),
     (at((2, 1), 1.001), {}, ValueError, "x must lie in [0, 1], got 1.00"),

@@ -3,8 +3,10 @@
 import copy
 import math
 import threading
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from scipy import stats
@@ -209,6 +211,12 @@ def test_votes_from_two_threads() -> None:
     assert all(same(votes, got[0]) for votes in got)
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float16, torch.bfloat16])
+def test_other_floating_inputs_count_as_their_float32(dtype: torch.dtype) -> None:
+    x, rc = images(5).to(dtype), RegionClassifier(Shift(), 0.3, m=100)
+    assert same(rc.vote(x), rc.vote(x.float()))
+
+
 @pytest.mark.parametrize("shape", [(0, 1, 8, 8), (0, 5), (1, 1, 8, 8), (3, 5), (2, 3, 4, 5, 6), (1, 4)])
 def test_shapes(shape: tuple[int, ...]) -> None:
     votes = RegionClassifier(Shift(), 0.2, m=30).vote(torch.rand(shape))
@@ -269,3 +277,43 @@ def test_sample_gives_the_points_of_the_vote() -> None:
     labels = Shift()(points.flatten(0, 1)).view(3, 64, 4).argmax(-1)
     assert torch.equal(torch.nn.functional.one_hot(labels, 4).sum(1).int(), rc.vote(x).counts)
     assert torch.equal(regions.sample(x, 0.3, 4, seed=9, clip="clamp", first_sample=60), points[:, 60:])
+
+
+# --- on real digits -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.mnist
+def test_stopping_on_mnist(data_root: Path) -> None:
+    """Four hundred test images, r = 0.3: exact equals all m votes; sequential errs at most alpha, and saves."""
+    with np.load(data_root / "mnist.npz") as data:
+        train, labels = (
+            torch.from_numpy(data["x_train"][:8000]),
+            torch.from_numpy(data["y_train"][:8000]).long(),
+        )
+        x = torch.from_numpy(data["x_test"][:400])[:, None] / 255
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *(nn.Conv2d(1, 16, 5, stride=2), nn.ReLU(), nn.Conv2d(16, 32, 5, stride=2), nn.ReLU()),
+        *(nn.Flatten(), nn.Linear(512, 10)),
+    )
+    optimizer = torch.optim.Adam(model.parameters(), 2e-3)
+    for batch in torch.arange(8000).repeat(3).split(100):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(model(train[batch, None] / 255), labels[batch]).backward()
+        optimizer.step()
+    full = RegionClassifier(model, 0.3, m=1000, stop=None, chunk=256).vote(x)
+    exact = RegionClassifier(model, 0.3, m=1000, stop="exact", chunk=256).vote(x)
+    sequential = RegionClassifier(model, 0.3, m=1000, chunk=256).vote(x)
+    print(
+        f"samples: exact {exact.samples.double().mean():.1f}, sequential {sequential.samples.double().mean():.1f}"
+    )
+    assert torch.equal(exact.label, full.label)
+    assert (exact.samples >= 500).all()
+    # The largest share itself is unknown: ten thousand other votes decide it where they can.
+    shares = RegionClassifier(model, 0.3, m=10_000, seed=1, chunk=256).vote(x)
+    assert shares.decided.float().mean() > 0.95
+    wrong = shares.decided & sequential.decided & (shares.label != sequential.label)
+    assert wrong.sum() <= stats.binom.isf(1e-4, 400, 2e-3)
+    assert (sequential.label == full.label)[sequential.decided].float().mean() >= 0.99
+    assert sequential.samples.double().mean() < 120
+    assert (sequential.samples == 18).float().mean() > 0.5
