@@ -1,8 +1,6 @@
 """rcfast.training: what is learnt, that it is reproducible, and what is refused."""
 
 import math
-from dataclasses import dataclass
-from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +10,6 @@ from torch import nn
 from rcfast import data, models, training
 from rcfast.data import Split
 from rcfast.training import engine
-from rcfast.training.distilled import soft_labels
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -165,123 +162,6 @@ def test_same_seed_same_weights_whatever_the_global_state(small):
     assert not equal(first, run(1, 1))
 
 
-# ---- adversarial training
-
-
-@dataclass(frozen=True)
-class Result:
-    adversarial: torch.Tensor
-
-
-@dataclass(frozen=True)
-class Brighten:
-    """Stands in for an attack: every pixel up by `step`."""
-
-    step: float = 0.1
-    targeted: bool = False
-
-    def __call__(self, model, x, labels):
-        assert model(x).shape == (len(x), 4)
-        return Result((x + self.step).clamp(0, 1))
-
-
-def test_both_halves_are_in_the_loss(small):
-    """Batches of all examples, so that the first loss is that of the first weights."""
-    model = linear()
-    both = torch.cat([small.x, (small.x + 0.1).clamp(0, 1)])
-    expected = F.cross_entropy(model(both), small.y.repeat(2)).item()
-    settings = {"epochs": 1, "batch_size": 65, "precision": "float32"}
-    result = training.fit_adversarial(model, small, attack=Brighten(), **settings)
-    assert result.history[0]["loss"] == pytest.approx(expected, rel=1e-5)
-
-
-def test_attack_sees_current_model_in_evaluation_mode_and_true_labels(small):
-    model = models.digits_cnn(shape=(3, 8, 8), num_classes=4)
-    outputs, labels_of = [], {x.numpy().tobytes(): int(y) for x, y in zip(small.x, small.y, strict=True)}
-
-    def attack(attacked, x, labels):
-        assert not any(m.training for m in model.modules())
-        assert [labels_of[image.contiguous().numpy().tobytes()] for image in x] == labels.tolist()
-        outputs.append(attacked(small.x[:1]))
-        with torch.enable_grad():
-            leaf = x.clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(attacked(leaf).sum(), leaf)
-        assert gradient.isfinite().all()
-        return Result(x)
-
-    modes = []
-    model.register_forward_hook(lambda module, args, out: modes.append(module.training))
-    training.fit_adversarial(model, small, attack=attack, epochs=2, batch_size=33, shift=0)
-    assert len(outputs) == 4
-    assert all(not torch.equal(a, b) for a, b in pairwise(outputs))
-    assert sum(modes) == 4
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_attack_under_no_grad_does_not_cut_the_gradient(small, precision):
-    """Autocast keeps its casts of the weights: those made without gradients must not reach the training step."""
-
-    def quiet(model, x, labels):
-        with torch.no_grad():
-            model(x)
-        return Result(x)
-
-    a, b = (
-        models.digits_cnn(shape=(3, 8, 8), num_classes=4),
-        models.digits_cnn(shape=(3, 8, 8), num_classes=4),
-    )
-    settings = {"epochs": 1, "precision": precision}
-    training.fit_adversarial(a, small, attack=quiet, **settings)
-    training.fit_adversarial(b, small, attack=lambda model, x, labels: Result(x), **settings)
-    assert equal(a, b)
-    assert not equal(a, models.digits_cnn(shape=(3, 8, 8), num_classes=4))
-
-
-def test_deepfool_training_makes_deepfool_harder(digits, trained):
-    from rcfast.attacks import DeepFool
-
-    result = training.fit_adversarial(
-        models.digits_cnn(), digits.train, attack=DeepFool(iterations=3, candidates=3), epochs=8, lr=0.05
-    )
-    x, y = digits.test.x[:100], digits.test.y[:100]
-    noise = []
-    for model in (trained.model, result.model):
-        attacked = DeepFool()(model, x, y)
-        noise.append(attacked.noise.l2[attacked.success & (attacked.noise.l2 > 0)].mean())
-    assert float(training.evaluate(result.model, digits.test)) > 0.9
-    assert noise[1] > 1.15 * noise[0]
-
-
-# ---- distillation
-
-
-def test_distilled_student_at_temperature_1(digits, trained):
-    result = training.fit_distilled(models.digits_cnn, digits.train, validation=digits.validation)
-    assert float(training.evaluate(result.model, digits.test)) >= 0.97
-    assert result.teacher is not None
-    assert result.teacher.accuracy >= 0.97
-    # Trained at T = 100 and used at 1, its logits are far larger than usual (Carlini and Wagner, 2017, section VIII).
-    usual, ours = (m(digits.test.x).detach().abs().mean() for m in (trained.model, result.model))
-    assert ours > 10 * usual
-
-
-def test_student_learns_the_teachers_softmax_at_t(small):
-    made = []
-
-    def make() -> nn.Module:
-        made.append(linear())
-        return made[-1]
-
-    settings = {"epochs": 1, "batch_size": 65, "precision": "float32", "temperature": 20.0}
-    result = training.fit_distilled(make, small, **settings)
-    teacher, student = made
-    assert (result.teacher.model, result.model) == (teacher, student)
-    soft = soft_labels(teacher, small.x, 20.0)
-    torch.testing.assert_close(soft, torch.softmax(teacher(small.x).detach() / 20, 1))
-    cross_entropy = -(soft * torch.log_softmax(linear()(small.x) / 20, 1)).sum(1).mean()
-    assert result.history[0]["loss"] == pytest.approx(cross_entropy.item(), rel=1e-5)
-
-
 # ---- accuracy
 
 
@@ -413,27 +293,6 @@ def test_bad_input(small, change, error, message):
     arguments = {"model": linear(), "train": small, "epochs": 1, "warmup": 0.0, **change}
     with pytest.raises(error, match=message):
         training.fit(arguments.pop("model"), arguments.pop("train"), **arguments)
-
-
-@pytest.mark.parametrize("temperature", [0, -1.0, math.inf, math.nan])
-def test_bad_temperature(small, temperature):
-    with pytest.raises(ValueError, match="temperature must be positive and finite"):
-        training.fit_distilled(linear, small, temperature=temperature)
-
-
-def test_one_model_twice_is_refused(small):
-    model = linear()
-    with pytest.raises(ValueError, match="make_model must make a new model at each call"):
-        training.fit_distilled(lambda: model, small)
-
-
-def test_bad_attack(small):
-    with pytest.raises(TypeError, match="attack must be callable, got str"):
-        training.fit_adversarial(linear(), small, attack="DeepFool")
-    with pytest.raises(ValueError, match="attack must be untargeted"):
-        training.fit_adversarial(linear(), small, attack=Brighten(targeted=True))
-    with pytest.raises(ValueError, match=r"attack must return adversarial examples of shape \[65, 3, 8, 8\]"):
-        training.fit_adversarial(linear(), small, attack=lambda m, x, y: Result(x[1:]), batch_size=65)
 
 
 def test_progress_is_one_bar(small, capsys):
