@@ -162,3 +162,16 @@ def test_report_of_unpublished_data_has_no_paper_marks() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert report.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["/a/rcfast/eval/__main__.py", "--set", "a.b=[1, 2]"], "python -m rcfast.eval --set 'a.b=[1, 2]'"),
+        (["/venv/bin/rcfast-eval", "--quiet"], "rcfast-eval --quiet"),
+        (["/venv/bin/pytest", "-q"], ""),
+        ([], ""),
+    ],
+)
+def test_the_command_is_found(arguments: list[str], command: str) -> None:
+    assert report.invocation(arguments) == command

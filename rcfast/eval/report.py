@@ -4,7 +4,9 @@ The page forbids itself any request (Content-Security-Policy), so what is seen i
 """
 
 import re
-from collections.abc import Mapping
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
 from html import escape
 from importlib.resources import files
 from itertools import groupby
@@ -29,15 +31,24 @@ def write(
 ) -> Path:
     """Write <out>/report.html and return its path.
 
-    run: what is known of the run alone: `command`, `started`, `seconds`, `version`, `stages`; all optional.
+    run: what is known of the run alone: `command` (default: that of this process), `started`, `version`,
+    `stages`; all optional.
     grids: the folder of the image grids (default: out).
 
     Raises:
         StoreError: the file cannot be written.
     """
     path = out / "report.html"
-    write_atomic(path, page(results, run or {}, grids or out))
+    write_atomic(path, page(results, {"command": invocation(sys.argv), **(run or {})}, grids or out))
     return path
+
+
+def invocation(arguments: Sequence[str]) -> str:
+    """The command line of this process if it is an evaluation, else nothing."""
+    program = Path(arguments[0] if arguments else "")
+    if program.parts[-3:] == ("rcfast", "eval", "__main__.py"):
+        return shlex.join(["python", "-m", "rcfast.eval", *arguments[1:]])
+    return shlex.join(["rcfast-eval", *arguments[1:]]) if program.stem == "rcfast-eval" else ""
 
 
 def page(results: Results, run: Mapping[str, Any], grids: Path) -> str:
