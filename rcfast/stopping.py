@@ -93,10 +93,10 @@ def unanimous_length(num_classes: int, alpha: float) -> int:
 class StoppingRule:
     """A stopping rule for ``m`` votes over ``num_classes`` labels.
 
-    ``exact``: checkpoints at m//2 + 1, where a unanimous vote is settled, then every m/32 samples.
-    ``sequential``: at the length at which a unanimous vote is accepted, then 1.25 times as many each time; it
-    ends at the test or, as all m votes would not change its label any more, at the exact rule. None: at m
-    alone.
+    ``exact``: checkpoints at m//2 + 1, where a unanimous vote is settled, then every m/32 samples. ``sequential``:
+    at the length at which a unanimous vote is accepted, then 1.25 times as many each time, and those of ``exact``
+    from m/2 on; it ends at its test, or at the exact rule, as all m votes would not change its label any more.
+    None: at m alone.
     """
 
     stop: Stop | None
@@ -108,13 +108,15 @@ class StoppingRule:
         """Increasing numbers of samples at which examples may stop; the last is m."""
         if self.stop is None:
             return [self.m]
+        half = self.m // 2 + 1
+        late = [*range(half, self.m, max(1, self.m // EXACT_LOOKS)), self.m]
         if self.stop == "exact":
-            return [*range(self.m // 2 + 1, self.m, max(1, self.m // EXACT_LOOKS)), self.m]
-        points, n = [], unanimous_length(self.num_classes, self.alpha)
-        while n < self.m:
-            points.append(n)
+            return late
+        early, n = [], unanimous_length(self.num_classes, self.alpha)
+        while n < half:
+            early.append(n)
             n = math.ceil(n * GROWTH)
-        return [*points, self.m]
+        return early + late
 
     def judge(self, counts: Tensor, samples: int) -> tuple[Tensor, Tensor]:
         """Who stops at the checkpoint ``samples``: ``counts`` [B, L] int32 -> (stops, decided), bool [B].
