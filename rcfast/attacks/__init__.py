@@ -5,12 +5,14 @@ from rcfast.attacks.combinators import Adapted, Smallest, Untargeted
 from rcfast.attacks.cwl2 import CWL2
 from rcfast.attacks.deepfool import DeepFool
 from rcfast.attacks.fgsm import FGSM
+from rcfast.attacks.igsm import IGSM
 from rcfast.attacks.jsma import JSMA
 from rcfast.attacks.result import AttackResult, Noise
 
 __all__ = [
     "CWL2",
     "FGSM",
+    "IGSM",
     "JSMA",
     "Adapted",
     "Attack",

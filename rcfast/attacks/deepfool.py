@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from rcfast.attacks._cw import channels_last
 from rcfast.attacks.base import Attack, AttackedModel, check_counts, resolution
 
 
@@ -42,6 +43,7 @@ class DeepFool(Attack):
             raise ValueError(f"overshoot must be at least 0, got {self.overshoot!r}")
 
     def _run(self, model: AttackedModel, x: Tensor, labels: Tensor) -> Tensor:
+        model = channels_last(model, x)
         rows = torch.arange(len(x), device=x.device)
         adversarial, point, total = x.clone(), x, torch.zeros_like(x)
         logits = model.predict(x, rows)

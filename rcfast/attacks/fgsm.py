@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from rcfast.attacks._cw import channels_last
 from rcfast.attacks.base import Attack, AttackedModel, check_counts, check_positive, per_row
 
 
@@ -39,6 +40,7 @@ class FGSM(Attack):
             raise ValueError(f"max_eps must be at most 1, the range of inputs, got {self.max_eps!r}")
 
     def _run(self, model: AttackedModel, x: Tensor, labels: Tensor) -> Tensor:
+        model = channels_last(model, x)
         rows = torch.arange(len(x), device=x.device)
         _, (gradient,) = model.gradients(x, rows, lambda z: cross_entropy(z, labels, reduction="sum"))
         direction = -gradient.sign()

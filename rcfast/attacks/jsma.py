@@ -8,6 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from rcfast.attacks._cw import channels_last
 from rcfast.attacks.base import Attack, AttackedModel
 from rcfast.reference import saliency_pair
 
@@ -45,6 +46,7 @@ class JSMA(Attack):
             raise ValueError(f"max_changed must be at least 2 or None, got {self.max_changed!r}")
 
     def _run(self, model: AttackedModel, x: Tensor, labels: Tensor) -> Tensor:
+        model = channels_last(model, x)
         shape = x.shape[1:]
         adversarial = x.flatten(1).clone()
         rows = torch.arange(len(x), device=x.device)
