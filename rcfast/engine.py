@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from threading import RLock
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch._dynamo.eval_frame import OptimizedModule
 
 Model = Callable[[Tensor], Tensor]
 FIRST_ROWS = 32  # the smallest chunk tried
@@ -306,8 +305,11 @@ class Engine:
             while not chunk.settled:  # on the eager twin: every size would be another compilation
                 chunk.run(eager, way.arrange(_zeros(chunk.rows, shape, device)))
         function = way.module if way.copied else self.model
-        if way.copied and isinstance(self.model, OptimizedModule):  # with the options that the user chose
-            function = OptimizedModule(cast(nn.Module, way.module), self.model.dynamo_ctx)
+        if way.copied and hasattr(self.model, "dynamo_ctx"):
+            # A compiled module holds the options that the user chose: the copy is compiled with them. Its class is
+            # not imported by name, for that takes seconds.
+            compiled_class: Any = type(self.model)
+            function = compiled_class(way.module, self.model.dynamo_ctx)
         return Runner(way.bind(function), way.dtype, way.channels_last, labels, chunk, compiled, way.module)
 
 
