@@ -7,9 +7,12 @@ from rcfast.attacks.deepfool import DeepFool
 from rcfast.attacks.fgsm import FGSM
 from rcfast.attacks.igsm import IGSM
 from rcfast.attacks.jsma import JSMA
+from rcfast.attacks.registry import ATTACKS, CONFIDENCES, get
 from rcfast.attacks.result import AttackResult, Noise
 
 __all__ = [
+    "ATTACKS",
+    "CONFIDENCES",
     "CWL2",
     "FGSM",
     "IGSM",
@@ -21,4 +24,5 @@ __all__ = [
     "Noise",
     "Smallest",
     "Untargeted",
+    "get",
 ]

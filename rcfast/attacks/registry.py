@@ -1,0 +1,86 @@
+"""The attacks by the paper's names, each as one expression (PAPER section 3)."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import Any
+
+from rcfast.attacks.base import Attack
+from rcfast.attacks.combinators import Adapted, Smallest, Untargeted
+
+BUDGETS = ("paper", "fast")
+CONFIDENCES = tuple(range(0, 41, 5))  # of the combined L2 attacks and the high-confidence figures
+
+Make = Callable[[str], Attack]  # an attack with the wished budget and hyperparameters, from its class's name
+INF = float("inf")
+
+
+def _confident(make: Make) -> list[Attack]:
+    return [make("CWL2").replace(confidence=float(k)) for k in CONFIDENCES]
+
+
+ATTACKS: Mapping[str, Callable[[Make], Attack]] = MappingProxyType(
+    {
+        "T-FGSM": lambda make: make("FGSM"),
+        "T-IGSM": lambda make: make("IGSM"),
+        "T-JSMA": lambda make: make("JSMA"),
+        "T-CW-L0": lambda make: make("CWL0"),
+        "T-CW-L2": lambda make: make("CWL2"),
+        "T-CW-Linf": lambda make: make("CWLinf"),
+        "U-FGSM": lambda make: Untargeted(make("FGSM")),
+        "U-IGSM": lambda make: Untargeted(make("IGSM")),
+        "U-JSMA": lambda make: Untargeted(make("JSMA")),
+        "U-CW-L0": lambda make: Untargeted(make("CWL0")),
+        "U-CW-L2": lambda make: Untargeted(make("CWL2")),
+        "U-CW-Linf": lambda make: Untargeted(make("CWLinf")),
+        "DeepFool": lambda make: make("DeepFool"),
+        "T-CA-L0": lambda make: Smallest([make("JSMA"), make("CWL0")], norm=0),
+        "T-CA-Linf": lambda make: Smallest([make("FGSM"), make("IGSM"), make("CWLinf")], norm=INF),
+        "T-CA-L2": lambda make: Smallest(_confident(make), norm=2),
+        "U-CA-L0": lambda make: Smallest([Untargeted(make("JSMA")), Untargeted(make("CWL0"))], norm=0),
+        "U-CA-Linf": lambda make: Smallest(
+            [Untargeted(make("FGSM")), Untargeted(make("IGSM")), Untargeted(make("CWLinf"))], norm=INF
+        ),
+        "U-CA-L2": lambda make: Smallest([*map(Untargeted, _confident(make)), make("DeepFool")], norm=2),
+        "T-CW-L0-A": lambda make: make("CWL0"),
+        "T-CW-L2-A": lambda make: make("CWL2"),
+        "T-CW-Linf-A": lambda make: make("CWLinf"),
+    }
+)
+
+
+def get(name: str, *, budget: str = "paper", alpha: float | None = None, **overrides: Any) -> Attack:
+    """The attack of a name of the paper.
+
+    budget: "paper" takes the published hyperparameters, "fast" each attack's smaller budget for a CPU. overrides:
+    hyperparameters, given to every part that has them: `get("U-CW-L2", confidence=20.0)`. alpha: of the adapted
+    attacks ("…-A"), 1 unless given.
+
+    Raises ValueError for an unknown name or budget, or alpha with an attack that is not adapted, TypeError for a
+    hyperparameter that no part has.
+    """
+    if name not in ATTACKS:
+        raise ValueError(f"name must be one of {', '.join(ATTACKS)}, got {name!r}")
+    if budget not in BUDGETS:
+        raise ValueError(f"budget must be 'paper' or 'fast', got {budget!r}")
+    adapted = name.endswith("-A")
+    if alpha is not None and not adapted:
+        raise ValueError(f"alpha is for the adapted attacks ('…-A'), got alpha={alpha} for {name}")
+    used: set[str] = set()
+
+    def make(class_name: str) -> Attack:
+        module = importlib.import_module(f"rcfast.attacks.{class_name.lower()}")
+        kind: type[Attack] = getattr(module, class_name)
+        names = {f.name for f in dataclasses.fields(kind) if f.init}
+        own = {key: value for key, value in overrides.items() if key in names}
+        used.update(own)
+        return kind.fast(**own) if budget == "fast" else kind(**own)
+
+    attack = ATTACKS[name](make)
+    unknown = [key for key in overrides if key not in used]
+    if unknown:
+        raise TypeError(f"{name} has no hyperparameter {', '.join(map(repr, unknown))}")
+    return Adapted(attack, alpha=1.0 if alpha is None else alpha) if adapted else attack
