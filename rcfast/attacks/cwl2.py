@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from rcfast.attacks._cw import Adam, channels_last, from_tanh, roll, tanh_slope, to_tanh
-from rcfast.attacks.base import Attack, AttackedModel, check_positive, margin, per_row
+from rcfast.attacks.base import Attack, AttackedModel, check_counts, check_positive, margin, per_row
 
 __all__ = ["CWL2"]
 
@@ -63,14 +63,15 @@ class CWL2(Attack):
     abort_early: bool = True
 
     def __post_init__(self) -> None:
-        check_positive(iterations=self.iterations, searches=self.searches, c0=self.c0, rate=self.rate)
+        check_counts(iterations=self.iterations, searches=self.searches)
+        check_positive(c0=self.c0, rate=self.rate)
         if not 0 <= self.confidence < float("inf"):
             raise ValueError(f"confidence must be at least 0, got {self.confidence!r}")
 
     @classmethod
-    def fast(cls, **changes: object) -> Self:
+    def fast(cls, **changes: Any) -> Self:
         """A smaller budget for a CPU: 5 searches of at most 100 iterations with larger steps."""
-        return cls(**{"iterations": 100, "searches": 5, "c0": 1e-1, "rate": 5e-2, **changes})  # type: ignore[arg-type]
+        return cls(**{"iterations": 100, "searches": 5, "c0": 1e-1, "rate": 5e-2, **changes})
 
     def _confidence(self) -> float:
         return self.confidence

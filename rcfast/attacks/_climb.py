@@ -1,0 +1,208 @@
+"""What CW-L0 and CW-Linf share: attempts to succeed within a constraint, with a penalty c that doubles.
+
+Both repeat: descend from the last solution until the first success, tighten the constraint, go on; if no
+success comes, double c and start again from the last solution; give up at the largest c. A row does all of
+this on its own, at its own round, c and iteration.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor
+
+from rcfast.attacks._cw import Adam, channels_last, roll, tanh_slope, to_tanh
+from rcfast.attacks.base import Attack, AttackedModel, check_counts, check_positive, margin, per_row
+
+CHECKS = 20  # times per attempt that the fall of the loss is looked at
+STALLED = 0.9999  # a least loss above this share of the least before has stopped falling
+# Adam's steps do not depend on the scale of the loss: once the constraint is this small a part of the
+# gradient throughout an attempt that failed, the same attempt with a larger c fails in the same way.
+NEGLIGIBLE = 1e-2
+SCALE_FREE = 1.0  # the smallest c from which on Adam's epsilon is nothing beside the gradients
+LOOK = 8  # iterations between two looks on a GPU, where each costs a synchronisation
+
+
+@dataclass
+class Climb(Adam):
+    """One row for each example: its attempt, its constraint, and its last success."""
+
+    x: Tensor  # [R,...] clean
+    target: Tensor  # [R] int64
+    c: Tensor  # [R]
+    bound: Tensor  # [R] tau, or [R,...] bool: the coordinates that may change
+    least: Tensor  # [R] least loss since the last check
+    least_before: Tensor  # [R] least loss before it
+    share: Tensor  # [R] the largest gradient of the constraint in this attempt, relative to that of c·f
+    hit: Tensor  # [R] bool: the attempt succeeded
+    over: Tensor  # [R] bool: the attempt failed
+    point: Tensor  # [R,...] where it succeeded
+    slope: Tensor  # [R,...] gradient of f there
+    solution: Tensor  # [R,...] the last success of all attempts, the clean input before it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClimbingAttack(Attack):
+    """Base of CW-L0 and CW-Linf: the loop over attempts. Subclasses say what the constraint is."""
+
+    targeted: ClassVar[bool] = True
+    rolling: ClassVar[bool] = True
+
+    iterations: int
+    rate: float
+    c0: float
+    c_max: float
+    abort_early: bool = True
+
+    def __post_init__(self) -> None:
+        check_counts(iterations=self.iterations)
+        check_positive(rate=self.rate, c0=self.c0, c_max=self.c_max)
+
+    @abstractmethod
+    def _bound(self, x: Tensor) -> Tensor:
+        """The constraint at the start, for x [r,...]."""
+
+    @abstractmethod
+    def _adversarial(self, state: Climb) -> Tensor:
+        """Points [R,...] at state.w."""
+
+    @abstractmethod
+    def _distance(self, adversarial: Tensor, state: Climb) -> tuple[Tensor, Tensor]:
+        """The distance term [R] and its gradient [R,...] in the adversarial examples."""
+
+    @abstractmethod
+    def _succeeds(self, logits: Tensor, distance: Tensor, state: Climb) -> Tensor:
+        """Which rows [R] end their attempt with success."""
+
+    @abstractmethod
+    def _goal(self, logits: Tensor) -> Tensor | float:
+        """The margin between logits from which f is zero."""
+
+    @abstractmethod
+    def _tighten(self, state: Climb) -> Tensor:
+        """Tightens the bound of rows that succeeded, in place; returns which rows [r] have nothing left."""
+
+    def _polish(self, model: AttackedModel, state: Climb) -> Tensor:
+        """The solutions [r,...] handed out for rows that are finished."""
+        return state.solution
+
+    def _run(self, model: AttackedModel, x: Tensor, labels: Tensor) -> Tensor:
+        model = channels_last(model, x)
+        adversarial = x.clone()
+
+        def finish(state: Climb) -> None:
+            adversarial[state.row] = self._polish(model, state)
+
+        roll(
+            len(x),
+            model.limit,
+            device=x.device,
+            start=lambda rows: self._start(rows, x[rows], labels[rows]),
+            advance=lambda state: self._advance(model, state),
+            finish=finish,
+            progress=model.progress,
+        )
+        return adversarial
+
+    def _start(self, rows: Tensor, x: Tensor, labels: Tensor) -> Climb:
+        zero, no = x.new_zeros(len(x)), torch.zeros_like(labels, dtype=torch.bool)
+        return Climb(
+            row=rows,
+            w=to_tanh(x),
+            first=torch.zeros_like(x),
+            second=torch.zeros_like(x),
+            clock=torch.zeros_like(labels),
+            x=x,
+            target=labels,
+            c=zero + self.c0,
+            bound=self._bound(x),
+            least=zero + torch.inf,
+            least_before=zero + torch.inf,
+            share=zero.clone(),
+            hit=no,
+            over=no.clone(),
+            point=x.clone(),
+            slope=torch.zeros_like(x),
+            solution=x.clone(),
+        )
+
+    def _advance(self, model: AttackedModel, state: Climb) -> Tensor:
+        """Some iterations; rows whose attempt ended start their next one. Returns finished rows [R]."""
+        for _ in range(LOOK if state.w.is_cuda else 1):
+            self._step(model, state)
+        finished = torch.zeros_like(state.hit)
+        ended = (state.hit | state.over).nonzero().flatten()
+        if len(ended):
+            part = state.select(ended)
+            finished[ended] = self._next_attempt(part)
+            state.put(ended, part)
+        return finished
+
+    def _step(self, model: AttackedModel, state: Climb) -> None:
+        adversarial = self._adversarial(state)
+        logits, (slope,) = model.gradients(
+            adversarial, state.row, lambda z: -margin(z, state.target, targeted=True)
+        )
+        hinge = (self._goal(logits) - margin(logits, state.target, targeted=True)).clamp(min=0)
+        distance, pull = self._distance(adversarial, state)
+        self._record(state, adversarial, slope, self._succeeds(logits, distance, state))
+        push = slope * per_row(state.c * (hinge > 0), slope)
+        share = pull.flatten(1).abs().amax(1) / push.flatten(1).abs().amax(1)
+        state.share = torch.maximum(state.share, share.nan_to_num(nan=torch.inf))
+        self._check_fall(state, distance + state.c * hinge)
+        state.step_((push + pull).mul_(self._slope(adversarial, state)), self.rate)
+        state.over |= (state.clock >= self.iterations) & ~state.hit
+
+    def _slope(self, adversarial: Tensor, state: Climb) -> Tensor:
+        """dx/dw [R,...]."""
+        return tanh_slope(adversarial)
+
+    def _record(self, state: Climb, adversarial: Tensor, slope: Tensor, success: Tensor) -> None:
+        """Keeps the first success of an attempt; what its row does until it is looked at is ignored."""
+        now = success & ~(state.hit | state.over)
+        state.point = torch.where(per_row(now, adversarial), adversarial, state.point)
+        state.slope = torch.where(per_row(now, slope), slope, state.slope)
+        state.hit = state.hit | now
+
+    def _check_fall(self, state: Climb, loss: Tensor) -> None:
+        """Ends attempts whose loss has stopped falling."""
+        if not self.abort_early:
+            return
+        state.least = torch.minimum(state.least, loss)
+        check = (state.clock % max(1, self.iterations // CHECKS) == 0) & (state.clock > 0)
+        state.over = state.over | (check & ~state.hit & (state.least > STALLED * state.least_before))
+        state.least_before = torch.where(
+            check, torch.minimum(state.least, state.least_before), state.least_before
+        )
+        state.least = torch.where(check, torch.inf, state.least)
+
+    def _next_attempt(self, state: Climb) -> Tensor:
+        """Turns rows whose attempt ended to their next attempt, in place; returns which are finished [r]."""
+        finished = torch.zeros_like(state.hit)
+        won = state.hit.nonzero().flatten()
+        if len(won):
+            part = state.select(won)
+            part.solution = part.point
+            finished[won] = self._tighten(part)
+            state.put(won, part)
+        lost = ~state.hit
+        state.c = torch.where(lost, state.c * 2, state.c)
+        finished |= lost & (state.c >= self.c_max)
+        if self.abort_early:
+            finished |= lost & (state.share < NEGLIGIBLE) & (state.c >= SCALE_FREE)
+        everyone = torch.arange(len(state), device=state.c.device)
+        state.reset_(everyone, to_tanh(state.solution))
+        state.least.fill_(torch.inf)
+        state.least_before.fill_(torch.inf)
+        state.share.zero_()
+        state.hit.zero_()
+        state.over.zero_()
+        return finished
+
+    @classmethod
+    def fast(cls, **changes: Any) -> Self:
+        """A smaller budget for a CPU: 200 iterations an attempt with larger steps, c from where it matters."""
+        return cls(**{"iterations": 200, "rate": 5e-2, "c0": 1e-1, **changes})
