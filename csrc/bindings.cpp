@@ -60,6 +60,25 @@ void vote(Address counts, Address logits, int dtype, int64_t batch, int64_t samp
 #endif
 }
 
+void saliency_pair(Address out, Address a, Address b, Address free, Address workspace, int64_t batch,
+                   int64_t n, bool down, int threads, std::optional<Address> stream) {
+    const rcfast::SaliencyPair args{pointer<int64_t>(out),
+                                    pointer<const float>(a),
+                                    pointer<const float>(b),
+                                    pointer<const uint8_t>(free),
+                                    pointer<float>(workspace),
+                                    batch,
+                                    n,
+                                    down};
+    const py::gil_scoped_release release;
+    if (!stream) return rcfast::cpu::saliency_pair(args, threads);
+#if defined(RCFAST_CUDA)
+    rcfast::cuda::saliency_pair(args, pointer<void>(*stream));
+#else
+    throw std::runtime_error("rcfast was built without CUDA");
+#endif
+}
+
 py::tuple philox4x32_10(const std::array<uint32_t, 4>& counter, const std::array<uint32_t, 2>& key) {
     const auto words =
         rcfast::core::philox4x32_10({{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
@@ -87,6 +106,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
     m.doc() = "Native kernels of rcfast; use them through rcfast.ops.";
     m.def("sample_hypercube", &sample_hypercube);
     m.def("vote", &vote);
+    m.def("saliency_pair", &saliency_pair);
     m.def("philox4x32_10", &philox4x32_10, py::arg("counter"), py::arg("key"));
     m.def("build_info", &build_info);
     m.def("use_instruction_set", &rcfast::cpu::use_instruction_set, py::arg("name"));

@@ -35,9 +35,23 @@ struct Vote {
     int64_t batch, samples, labels;
 };
 
+// out [batch, 2] <- the pair of coordinates that JSMA's saliency map rates highest, (-1, -1) if none is
+// valid.
+struct SaliencyPair {
+    int64_t* out;
+    const float* a;       // [batch, n] gradient of the target's logit
+    const float* b;       // [batch, n] gradient of the sum of the other logits
+    const uint8_t* free;  // [batch, n] nonzero: the coordinate may be chosen
+    float* workspace;     // CUDA: [batch, 2 * tiles + 1] with tiles = ceil(n / kSaliencyTile); CPU: null
+    int64_t batch, n;     // n from 1 to 2^31
+    bool down;            // the pair lowers its coordinates: both signs the other way round
+};
+constexpr int64_t kSaliencyTile = 256;
+
 namespace cpu {
 void sample_hypercube(const SampleHypercube& args, int threads);
 void vote(const Vote& args, int threads);
+void saliency_pair(const SaliencyPair& args, int threads);
 
 std::vector<std::string> instruction_sets();        // usable on this machine, best first
 std::string instruction_set();                      // in use
@@ -49,6 +63,7 @@ void use_instruction_set(const std::string& name);  // for tests and benches; th
 namespace cuda {
 void sample_hypercube(const SampleHypercube& args, void* stream);
 void vote(const Vote& args, void* stream);
+void saliency_pair(const SaliencyPair& args, void* stream);
 }  // namespace cuda
 #endif
 

@@ -52,6 +52,8 @@ std::string instruction_set() { return current().load()->name; }
 
 void use_instruction_set(const std::string& name) { current() = find(name); }
 
+const KernelTable& kernels_in_use() { return *current().load(); }
+
 void sample_hypercube(const SampleHypercube& args, int threads) {
     const KernelTable* table = current();
     const int64_t item = args.n < kSegment ? args.n : kSegment;

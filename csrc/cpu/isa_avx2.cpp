@@ -1,10 +1,12 @@
 // Compiled with the flags of its instruction set (CMakeLists.txt): only this table may leave the unit.
+#include "saliency_tile.h"
 #include "sample_hypercube.h"
 #include "simd_avx2.h"
 #include "vote.h"
 
 namespace rcfast::cpu {
 
-const KernelTable avx2_kernels = {"avx2", &sample_hypercube_items<Avx2>, &vote_rows<Avx2>};
+const KernelTable avx2_kernels = {"avx2", &sample_hypercube_items<Avx2>, &vote_rows<Avx2>,
+                                  &best_partner_score};
 
 }  // namespace rcfast::cpu

@@ -1,10 +1,12 @@
 // Compiled with the flags of its instruction set (CMakeLists.txt): only this table may leave the unit.
+#include "saliency_tile.h"
 #include "sample_hypercube.h"
 #include "simd_avx512.h"
 #include "vote.h"
 
 namespace rcfast::cpu {
 
-const KernelTable avx512_kernels = {"avx512", &sample_hypercube_items<Avx512>, &vote_rows<Avx512>};
+const KernelTable avx512_kernels = {"avx512", &sample_hypercube_items<Avx512>, &vote_rows<Avx512>,
+                                    &best_partner_score};
 
 }  // namespace rcfast::cpu

@@ -1,10 +1,12 @@
 // Compiled with the flags of its instruction set (CMakeLists.txt): only this table may leave the unit.
+#include "saliency_tile.h"
 #include "sample_hypercube.h"
 #include "simd_portable.h"
 #include "vote.h"
 
 namespace rcfast::cpu {
 
-const KernelTable portable_kernels = {"portable", &sample_hypercube_items<Portable>, &vote_rows<Portable>};
+const KernelTable portable_kernels = {"portable", &sample_hypercube_items<Portable>, &vote_rows<Portable>,
+                                      &best_partner_score};
 
 }  // namespace rcfast::cpu

@@ -8,9 +8,11 @@ struct KernelTable {
     const char* name;
     void (*sample_hypercube)(const SampleHypercube&, int64_t begin, int64_t end);  // items of sample_items()
     void (*vote)(const Vote&, int64_t begin, int64_t end);  // rows, batch*samples of them
+    float (*best_partner_score)(float u_p, float v_p, const float* u, const float* v, int64_t count);
 };
 
 extern const KernelTable portable_kernels;
+const KernelTable& kernels_in_use();
 #if defined(RCFAST_X86)
 extern const KernelTable avx2_kernels, avx512_kernels;
 #endif

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rcfast.attacks._cw import channels_last
 from rcfast.attacks.base import Attack, AttackedModel
-from rcfast.reference import saliency_pair
+from rcfast.ops import saliency_pair
 
 # On a GPU looking whether examples are finished waits for all work queued: look only every so many
 # iterations.

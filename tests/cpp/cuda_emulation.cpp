@@ -55,6 +55,32 @@ void voting(Dtype dtype, int64_t labels, int64_t samples) {
     check(cpu_counts == cuda_counts, "vote", labels, samples);
 }
 
+// levels: how many values the gradients take; few give ties.
+void saliency(int64_t n, int levels, bool down) {
+    const int64_t batch = 2;
+    std::vector<float> a(batch * n), b(batch * n);
+    std::vector<uint8_t> free(batch * n);
+    uint32_t state = static_cast<uint32_t>(n + levels);
+    const auto draw = [&] {
+        return static_cast<float>((state = state * 1664525u + 1013904223u) >> 8) / 16777216.0f;
+    };
+    for (size_t i = 0; i < a.size(); ++i) {
+        a[i] = std::floor((draw() - 0.6f) * static_cast<float>(levels));
+        b[i] = std::floor((draw() - 0.4f) * static_cast<float>(levels));
+        free[i] = draw() < 0.7f && static_cast<int64_t>(i) < n;  // the last example has no coordinate left
+    }
+    const int64_t tiles = (n + kSaliencyTile - 1) / kSaliencyTile;
+    std::vector<float> workspace(batch * (2 * tiles + 1));
+    std::vector<int64_t> cpu_out(2 * batch, 7), cuda_out(2 * batch, 7);
+    SaliencyPair args{cpu_out.data(), a.data(), b.data(), free.data(), nullptr, batch, n, down};
+    cpu::saliency_pair(args, 1);
+    args.out = cuda_out.data();
+    args.workspace = workspace.data();
+    cuda::saliency_pair(args, nullptr);
+    check(cpu_out == cuda_out, "saliency_pair", n, levels);
+    check(cuda_out[2 * batch - 1] == -1, "saliency_pair of nothing", n, levels);
+}
+
 }  // namespace
 
 int main() {
@@ -73,6 +99,9 @@ int main() {
             voting<core::f16>(Dtype::f16, labels, samples);
             voting<core::bf16>(Dtype::bf16, labels, samples);
         }
+    for (const int64_t n : {1, 2, 257, 600})
+        for (const int levels : {3, 1000000})
+            for (const bool down : {false, true}) saliency(n, levels, down);
     std::printf("cuda emulation: %d checks, %d failures\n", checks, failures);
     return failures ? 1 : 0;
 }

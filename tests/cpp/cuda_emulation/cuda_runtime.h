@@ -74,6 +74,23 @@ T atomicAdd(T* at, T value) {
     return __atomic_fetch_add(at, value, __ATOMIC_RELAXED);
 }
 
+template <class T>
+T atomicMax(T* at, T value) {
+    T old = __atomic_load_n(at, __ATOMIC_RELAXED);
+    while (old < value &&
+           !__atomic_compare_exchange_n(at, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+    return old;
+}
+template <class T>
+T atomicMin(T* at, T value) {
+    T old = __atomic_load_n(at, __ATOMIC_RELAXED);
+    while (old > value &&
+           !__atomic_compare_exchange_n(at, &old, value, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    }
+    return old;
+}
+
 using cudaError_t = int;
 using cudaStream_t = void*;
 constexpr cudaError_t cudaSuccess = 0;
