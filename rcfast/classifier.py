@@ -209,9 +209,8 @@ class RegionClassifier(nn.Module):
                 ops.vote_(votes, logits.unflatten(0, (group, take)))
                 done += take
             else:
-                if (
-                    start == 0 or last - first > 4 * runner.chunk.rows
-                ):  # NaN shows early; else once per checkpoint
+                # NaN shows early, but does not make the device wait after every pass: see also the checkpoint.
+                if start == 0 or last - first > 4 * runner.chunk.rows:
                     _check_cast(votes, last - first, some)
                 counts[some] += votes
                 start += group

@@ -20,7 +20,7 @@ def digits() -> tuple[nn.Module, Tensor, Tensor]:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
-    for _ in range(100):
+    for _ in range(60):
         optimizer.zero_grad()
         nn.functional.cross_entropy(model(x[:1000]), y[:1000]).backward()
         optimizer.step()
@@ -64,15 +64,15 @@ def test_the_curve_goes_on_to_the_end(digits: tuple[nn.Module, Tensor, Tensor]) 
     assert whole.accuracy[-1] < 0.9
 
 
-@pytest.mark.parametrize("block", [1, 64, 300, 10_000])
+@pytest.mark.parametrize("block", [7, 64, 10_000])
 def test_lengths_scored_together_or_apart(
     digits: tuple[nn.Module, Tensor, Tensor], block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, x, y = digits
-    few = slice(0, 60)
-    expected = learn_length(model, x[few], y[few], curve=True, r_max=0.4, **OPTIONS)
+    few = slice(0, 40)
+    expected = learn_length(model, x[few], y[few], curve=True, r_max=0.2, **OPTIONS)
     monkeypatch.setattr(calibration, "BLOCK", block)
-    assert learn_length(model, x[few], y[few], curve=True, r_max=0.4, **OPTIONS) == expected
+    assert learn_length(model, x[few], y[few], curve=True, r_max=0.2, **OPTIONS) == expected
 
 
 def test_other_rules_and_precisions_agree_nearly(digits: tuple[nn.Module, Tensor, Tensor]) -> None:
