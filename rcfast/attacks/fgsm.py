@@ -12,6 +12,10 @@ from torch.nn.functional import cross_entropy
 from rcfast.attacks._cw import channels_last
 from rcfast.attacks.base import Attack, AttackedModel, check_counts, check_positive, per_row
 
+# Steps of one example in a forward pass: more would be tried in vain beyond the first success. Not taken from the
+# number of examples, so that the queries of one do not depend on the others.
+STEPS_AT_ONCE = 8
+
 
 @dataclass(frozen=True, kw_only=True)
 class FGSM(Attack):
@@ -83,7 +87,7 @@ class FGSM(Attack):
         )  # where the active examples stand in start and found
         done = 0
         while done < count and len(active):
-            width = min(count - done, max(1, model.limit // len(active)))
+            width = min(count - done, STEPS_AT_ONCE)
             numerator = start[place, None] + torch.arange(done + 1, done + width + 1, device=x.device)
             many = active.repeat_interleave(width)
             trial = self._step(x[many], direction[many], numerator.flatten(), refine)
