@@ -2,7 +2,9 @@
 
 from rcfast.attacks.base import Attack
 from rcfast.attacks.combinators import Adapted, Smallest, Untargeted
+from rcfast.attacks.cwl0 import CWL0
 from rcfast.attacks.cwl2 import CWL2
+from rcfast.attacks.cwlinf import CWLinf
 from rcfast.attacks.deepfool import DeepFool
 from rcfast.attacks.fgsm import FGSM
 from rcfast.attacks.igsm import IGSM
@@ -13,6 +15,7 @@ from rcfast.attacks.result import AttackResult, Noise
 __all__ = [
     "ATTACKS",
     "CONFIDENCES",
+    "CWL0",
     "CWL2",
     "FGSM",
     "IGSM",
@@ -20,6 +23,7 @@ __all__ = [
     "Adapted",
     "Attack",
     "AttackResult",
+    "CWLinf",
     "DeepFool",
     "Noise",
     "Smallest",
