@@ -14,11 +14,12 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from rcfast.attacks._cw import Adam, channels_last, roll, tanh_slope, to_tanh
+from rcfast.attacks._cw import SPAN, Adam, channels_last, remember, roll, tanh_slope, to_tanh
 from rcfast.attacks.base import Attack, AttackedModel, check_counts, check_positive, margin, per_row
 
-CHECKS = 20  # times per attempt that the fall of the loss is looked at
-STALLED = 0.9999  # a least loss above this share of the least before has stopped falling
+CHECKS = 20  # times per attempt that the fall of what is missing is looked at
+PATIENCE = 3.0  # how much faster than now a fall may become
+STALLED = 0.9999  # before the first success: a least value above this share of the one before has stalled
 # Adam's steps do not depend on the scale of the loss: once the constraint is this small a part of the
 # gradient throughout an attempt that failed, the same attempt with a larger c fails in the same way.
 NEGLIGIBLE = 1e-2
@@ -34,13 +35,14 @@ class Climb(Adam):
     target: Tensor  # [R] int64
     c: Tensor  # [R]
     bound: Tensor  # [R] tau, or [R,...] bool: the coordinates that may change
-    least: Tensor  # [R] least loss since the last check
-    least_before: Tensor  # [R] least loss before it
+    least: Tensor  # [R] the least that was missing since the last check
+    past: Tensor  # [R,SPAN] the least at the checks before
     share: Tensor  # [R] the largest gradient of the constraint in this attempt, relative to that of c·f
     hit: Tensor  # [R] bool: the attempt succeeded
     over: Tensor  # [R] bool: the attempt failed
     point: Tensor  # [R,...] where it succeeded
     slope: Tensor  # [R,...] gradient of f there
+    solved: Tensor  # [R] bool: some attempt has succeeded
     solution: Tensor  # [R,...] the last success of all attempts, the clean input before it
 
 
@@ -76,6 +78,10 @@ class ClimbingAttack(Attack):
     @abstractmethod
     def _succeeds(self, logits: Tensor, distance: Tensor, state: Climb) -> Tensor:
         """Which rows [R] end their attempt with success."""
+
+    @abstractmethod
+    def _missing(self, hinge: Tensor, distance: Tensor, state: Climb) -> Tensor:
+        """What must reach zero [R] for a success."""
 
     @abstractmethod
     def _goal(self, logits: Tensor) -> Tensor | float:
@@ -120,12 +126,13 @@ class ClimbingAttack(Attack):
             c=zero + self.c0,
             bound=self._bound(x),
             least=zero + torch.inf,
-            least_before=zero + torch.inf,
+            past=zero[:, None].repeat(1, SPAN) + torch.inf,
             share=zero.clone(),
             hit=no,
             over=no.clone(),
             point=x.clone(),
             slope=torch.zeros_like(x),
+            solved=no.clone(),
             solution=x.clone(),
         )
 
@@ -152,7 +159,7 @@ class ClimbingAttack(Attack):
         push = slope * per_row(state.c * (hinge > 0), slope)
         share = pull.flatten(1).abs().amax(1) / push.flatten(1).abs().amax(1)
         state.share = torch.maximum(state.share, share.nan_to_num(nan=torch.inf))
-        self._check_fall(state, distance + state.c * hinge)
+        self._check_fall(state, self._missing(hinge, distance, state))
         state.step_((push + pull).mul_(self._slope(adversarial, state)), self.rate)
         state.over |= (state.clock >= self.iterations) & ~state.hit
 
@@ -167,17 +174,23 @@ class ClimbingAttack(Attack):
         state.slope = torch.where(per_row(now, slope), slope, state.slope)
         state.hit = state.hit | now
 
-    def _check_fall(self, state: Climb, loss: Tensor) -> None:
-        """Ends attempts whose loss has stopped falling."""
+    def _check_fall(self, state: Climb, missing: Tensor) -> None:
+        """Ends attempts that would not succeed in the iterations left at several times their present pace.
+
+        missing [R]: zero at a success. Before the first success of a row only one that has stalled: pixels at
+        0 or 1 gather speed slowly.
+        """
         if not self.abort_early:
             return
-        state.least = torch.minimum(state.least, loss)
-        check = (state.clock % max(1, self.iterations // CHECKS) == 0) & (state.clock > 0)
-        state.over = state.over | (check & ~state.hit & (state.least > STALLED * state.least_before))
-        state.least_before = torch.where(
-            check, torch.minimum(state.least, state.least_before), state.least_before
-        )
-        state.least = torch.where(check, torch.inf, state.least)
+        period = max(1, self.iterations // CHECKS)
+        state.least = torch.minimum(state.least, missing)
+        check = (state.clock % period == 0) & (state.clock > 0)
+        left = (self.iterations - state.clock) / period
+        fall = state.past[:, 0] - state.least  # infinite for the first SPAN checks
+        late = PATIENCE * fall / SPAN * left < state.least
+        stalled = state.least > STALLED * state.past[:, 0]
+        state.over = state.over | (check & ~state.hit & torch.where(state.solved, late, stalled))
+        state.past = remember(state.past, state.least, check)
 
     def _next_attempt(self, state: Climb) -> Tensor:
         """Turns rows whose attempt ended to their next attempt, in place; returns which are finished [r]."""
@@ -186,6 +199,7 @@ class ClimbingAttack(Attack):
         if len(won):
             part = state.select(won)
             part.solution = part.point
+            part.solved.fill_(True)
             finished[won] = self._tighten(part)
             state.put(won, part)
         lost = ~state.hit
@@ -196,7 +210,7 @@ class ClimbingAttack(Attack):
         everyone = torch.arange(len(state), device=state.c.device)
         state.reset_(everyone, to_tanh(state.solution))
         state.least.fill_(torch.inf)
-        state.least_before.fill_(torch.inf)
+        state.past.fill_(torch.inf)
         state.share.zero_()
         state.hit.zero_()
         state.over.zero_()

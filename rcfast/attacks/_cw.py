@@ -60,6 +60,14 @@ class Rows:
         )
 
 
+SPAN = 4  # looks back over which the pace of a fall is measured
+
+
+def remember(past: Tensor, now: Tensor, at: Tensor) -> Tensor:
+    """past [R,SPAN], oldest first, moved on by now [R] in the rows `at` [R] bool."""
+    return torch.where(at[:, None], torch.cat([past[:, 1:], now[:, None]], 1), past)
+
+
 AnyRows = TypeVar("AnyRows", bound=Rows)
 
 

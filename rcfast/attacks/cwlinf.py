@@ -25,8 +25,9 @@ class CWLinf(ClimbingAttack):
     each attempt starts at the last success. Without a success c doubles, from `c0` below `c_max`; the last
     success is returned when c or tau (`tau_min`) ends.
 
-    abort_early ends an attempt in which the loss of this row fell by less than 0.01% in a twentieth of
-    `iterations`; without it, as in the original, each takes all of them.
+    abort_early ends an attempt that would not succeed within `iterations` if what is missing went on falling
+    at three times its present pace; before the first success, one in which it fell by less than 0.01% in a
+    fifth of them. Without it, as in the original, each takes all of them.
 
     Source: Carlini and Wagner (2017), section VI.C; the paper's equation (5). Defaults are the original's.
     Raises ValueError for a hyperparameter that is not positive.
@@ -50,6 +51,9 @@ class CWLinf(ClimbingAttack):
         delta = adversarial - state.x
         excess = delta.abs() - per_row(state.bound, delta)
         return excess.clamp(min=0).flatten(1).sum(1), delta.sign() * (excess > 0)
+
+    def _missing(self, hinge: Tensor, distance: Tensor, state: Climb) -> Tensor:
+        return distance + state.c * hinge
 
     def _goal(self, logits: Tensor) -> Tensor | float:
         return 2 * resolution(logits)

@@ -1,0 +1,1 @@
+"""Literal versions of published algorithms, slow and obvious, to test the fast ones against."""
