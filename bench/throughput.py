@@ -10,7 +10,6 @@ clamped; (b) the best plain torch version we know: bf16, channels_last, compiled
 import argparse
 import copy
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -23,10 +22,12 @@ from common import RESULTS, dataset_and_model, header, paired, seconds, slug, sy
 from torch import Tensor, nn
 
 from rcfast import RegionClassifier, ops
+from rcfast.stopping import unanimous_length
 
 M = 1000
 LENGTHS = {"mnist": 0.3, "cifar10": 0.02, "digits": 0.3}
 DTYPES = (torch.float32, torch.bfloat16)
+PARTS = 4  # in which the ways take turns
 
 
 def short(dtype: torch.dtype) -> str:
@@ -113,14 +114,14 @@ def voting(device: torch.device, limit: dict[str, float]) -> list[dict[str, Any]
 class Loop:
     """(a) As existing implementations vote: image by image, all m points at once, clamped noise, float32."""
 
-    def __init__(self, model: nn.Module, r: float) -> None:
-        self.model, self.r = model, r
+    def __init__(self, model: nn.Module, r: float, m: int = M) -> None:
+        self.model, self.r, self.m = model, r, m
 
     def __call__(self, x: Tensor) -> Tensor:
         labels = []
         with torch.no_grad():
             for image in x:
-                noise = torch.empty(M, *image.shape, device=x.device).uniform_(-self.r, self.r)
+                noise = torch.empty(self.m, *image.shape, device=x.device).uniform_(-self.r, self.r)
                 votes = self.model((image + noise).clamp(0, 1)).argmax(1)
                 labels.append(torch.bincount(votes).argmax())
         return torch.stack(labels)
@@ -168,38 +169,43 @@ def end_to_end(model: nn.Module, x: Tensor, y: Tensor, r: float, skip_loop: bool
     device = x.device
     # bf16 pays where there are units for it; the copy and its compiled form are shared by (b) and ours.
     reduced = copy.deepcopy(model).to(torch.bfloat16).to(memory_format=torch.channels_last).eval()
-    compiled = torch.compile(reduced)
+    compiled = torch.compile(reduced.requires_grad_(False), options={"freezing": True})
     plain = PlainTorch(reduced, compiled, r, x[:1])
     ours = compiled if plain.name == "compiled" else reduced
-    shared: dict[str, Any] = {"m": M, "dtype": torch.bfloat16, "chunk": plain.rows}  # what (b) found best
-    ways: dict[str, Callable[[Tensor], Tensor]] = {}
-    if not skip_loop:
-        ways["loop"] = Loop(model, r)
-    ways["plain torch"] = plain
+    # The chunk that (b) found best, rounded up to hold whole first rounds of the sequential rule.
+    first = unanimous_length(model(x[:1]).shape[1], 1e-3)
+    shared: dict[str, Any] = {"m": M, "dtype": torch.bfloat16, "chunk": -(-plain.rows // first) * first}
     regions = {
         "rcfast fixed m": RegionClassifier(ours, r, stop=None, **shared),
         "rcfast fixed m, clamp": RegionClassifier(ours, r, stop=None, clip="clamp", **shared),
         "rcfast exact": RegionClassifier(ours, r, stop="exact", **shared),
         "rcfast sequential": RegionClassifier(ours, r, stop="sequential", **shared),
-        "rcfast fixed m, user's float32 model": RegionClassifier(model, r, m=M, stop=None),
     }
+    ways: dict[str, Callable[[Tensor], Tensor]] = {"loop": Loop(model, r), "plain torch": plain}
+    if skip_loop:
+        del ways["loop"]
     ways |= {name: region.predict for name, region in regions.items()}
-    for call in ways.values():  # compilation, choice of the chunk
+    for call in ways.values():  # compilation
         call(x[:2])
-        call(x[:40])
-    took = dict.fromkeys(ways, 0.0)
+        call(x[:20])
+    took: dict[str, float] = dict.fromkeys(ways, 0.0)
     labels: dict[str, list[Tensor]] = {name: [] for name in ways}
-    block = 100
-    for start in range(0, len(x), block):
+    for part in x.chunk(PARTS):
         for name, call in ways.items():
+            # The vote with a stopping rule takes all images at once, every time: examples that are undecided
+            # share passes. The others do the same work for each image, a part at a time.
+            whole = name == "rcfast sequential"
             synchronise(device)
             begin = time.perf_counter()
-            labels[name].append(call(x[start : start + block]))
+            found = call(x if whole else part)
             synchronise(device)
-            took[name] += time.perf_counter() - begin
-        print(f"  {min(start + block, len(x))} of {len(x)} images", file=sys.stderr, flush=True)
-    drawn = {name: float(region.vote(x[:block]).samples.float().mean()) for name, region in regions.items()}
-    base = torch.cat(labels["loop" if not skip_loop else "plain torch"])
+            took[name] += (time.perf_counter() - begin) / (PARTS if whole else 1)
+            labels[name] = [found] if whole else [*labels[name], found]
+        print(f"  {len(torch.cat(labels['plain torch']))} of {len(x)} images", file=sys.stderr, flush=True)
+    some = x[:100]
+    drawn = {name: float(region.vote(some).samples.float().mean()) for name, region in regions.items()}
+    drawn["rcfast sequential"] = float(regions["rcfast sequential"].vote(x).samples.float().mean())
+    base = torch.cat(labels["plain torch" if skip_loop else "loop"])
     rows = []
     for name in ways:
         mine = torch.cat(labels[name])
@@ -228,7 +234,9 @@ def end_to_end(model: nn.Module, x: Tensor, y: Tensor, r: float, skip_loop: bool
 
 
 def memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """Peak memory beyond the model, one image, in a fresh process each."""
+    """Peak memory beyond the model, one image, in a fresh process each; on the CPU where Linux can tell."""
+    if arguments.device == "cpu" and not Path("/proc/self/clear_refs").exists():
+        return []
     rows = []
     for way, m in (("rcfast", 1000), ("rcfast", 100_000), ("loop", 1000), ("loop", 10_000)):
         command = [
@@ -249,10 +257,14 @@ def memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
+def resident(field: str) -> int:
+    """VmRSS or VmHWM (its peak) of this process, bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
 def memory_of(way: str, m: int, model: nn.Module, image: Tensor, r: float) -> int:
     """Bytes that one vote needs at its peak beyond the loaded model, with one forward pass behind it."""
-    global M
-    M = m
     with torch.inference_mode():
         model(image)
     cuda = image.device.type == "cuda"
@@ -260,17 +272,13 @@ def memory_of(way: str, m: int, model: nn.Module, image: Tensor, r: float) -> in
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
     else:
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
+        before = resident("VmRSS")
     if way == "loop":
-        Loop(model, r)(image)
+        Loop(model, r, m)(image)
     else:
         RegionClassifier(model, r, m=m, stop=None, dtype=torch.bfloat16).predict(image)
-    after = (
-        torch.cuda.max_memory_allocated()
-        if cuda
-        else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    )
-    return after - before
+    return (torch.cuda.max_memory_allocated() if cuda else resident("VmHWM")) - before
 
 
 def bars(results: dict[str, Any]) -> list[list[str]]:
@@ -298,14 +306,10 @@ def bars(results: dict[str, Any]) -> list[list[str]]:
         [what, f"{value:.1f} {unit}", f"at least {bar:g} {unit}", "met" if value >= bar else "MISSED"]
         for what, value, bar, unit in found
     ]
-    rows.append(
-        [
-            "extra memory at m = 100,000",
-            f"{extra / 1e6:.0f} MB",
-            "under 200 MB",
-            "met" if extra < 200e6 else "MISSED",
-        ]
-    )
+    if ("rcfast", 100_000) in memory:
+        extra = memory["rcfast", 100_000]
+        verdict = "met" if extra < 200e6 else "MISSED"
+        rows.append(["extra memory at m = 100,000", f"{extra / 1e6:.0f} MB", "under 200 MB", verdict])
     return rows
 
 

@@ -57,13 +57,13 @@ const KernelTable& kernels_in_use() { return *current().load(); }
 void sample_hypercube(const SampleHypercube& args, int threads) {
     const KernelTable* table = current();
     const int64_t item = args.n < kSegment ? args.n : kSegment;
-    parallel_for(args.batch * segments(args.n) * args.samples, 16384 / (item + 1) + 1, threads,
+    parallel_for(args.batch * segments(args.n) * args.samples, 32768 / (item + 1) + 1, threads,
                  [&](int64_t begin, int64_t end) { table->sample_hypercube(args, begin, end); });
 }
 
 void vote(const Vote& args, int threads) {
     const KernelTable* table = current();
-    parallel_for(args.batch * args.samples, 16384 / (args.labels + 10) + 1, threads,
+    parallel_for(args.batch * args.samples, 32768 / (args.labels + 10) + 1, threads,
                  [&](int64_t begin, int64_t end) { table->vote(args, begin, end); });
 }
 

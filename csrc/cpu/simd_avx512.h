@@ -25,15 +25,32 @@ struct Avx512 {
         const __m512i mul0 = _mm512_set1_epi64(core::kMul0), mul1 = _mm512_set1_epi64(core::kMul1);
         // Unpacking 64-bit halves gathers the even and then the odd lanes: lane 2j+i starts as call 4i+j.
         const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+        // Two products of the first two rounds do not depend on the block: they are taken once, as scalars.
+        uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+        const uint64_t q1 = static_cast<uint64_t>(core::kMul1) * static_cast<uint32_t>(id);
+        const uint32_t d0 = static_cast<uint32_t>(q1 >> 32) ^ sample ^ key0, d1 = static_cast<uint32_t>(q1);
+        const uint64_t q0 = static_cast<uint64_t>(core::kMul0) * d0;
+        const __m512i round1 = _mm512_set1_epi64(static_cast<uint32_t>(id >> 32) ^ key1);
+        key0 += core::kWeyl0;
+        key1 += core::kWeyl1;
+        const __m512i round2 = _mm512_set1_epi64(d1 ^ key0);
+        const __m512i high2 = _mm512_set1_epi64(static_cast<uint32_t>(q0 >> 32) ^ key1);
+        const __m512i low2 = _mm512_set1_epi64(static_cast<uint32_t>(q0));
+        key0 += core::kWeyl0;
+        key1 += core::kWeyl1;
+
         __m512i c0[Groups], c1[Groups], c2[Groups], c3[Groups];
         for (int g = 0; g < Groups; ++g) {
-            c0[g] = _mm512_add_epi32(order, _mm512_set1_epi64(static_cast<int64_t>(block) + 8 * g));
-            c1[g] = _mm512_set1_epi64(sample);
-            c2[g] = _mm512_set1_epi64(static_cast<int64_t>(id & 0xFFFFFFFFu));
-            c3[g] = _mm512_set1_epi64(static_cast<int64_t>(id >> 32));
+            const __m512i start =
+                _mm512_add_epi32(order, _mm512_set1_epi64(static_cast<int64_t>(block) + 8 * g));
+            const __m512i p0 = _mm512_mul_epu32(start, mul0);
+            const __m512i p1 = _mm512_mul_epu32(_mm512_xor_si512(_mm512_srli_epi64(p0, 32), round1), mul1);
+            c0[g] = _mm512_xor_si512(_mm512_srli_epi64(p1, 32), round2);
+            c1[g] = p1;
+            c2[g] = _mm512_xor_si512(p0, high2);
+            c3[g] = low2;
         }
-        uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
-        for (int round = 0; round < core::kRounds; ++round) {
+        for (int round = 2; round < core::kRounds; ++round) {
             const __m512i k0 = _mm512_set1_epi64(key0), k1 = _mm512_set1_epi64(key1);
             for (int g = 0; g < Groups; ++g) {
                 const __m512i p0 = _mm512_mul_epu32(c0[g], mul0), p1 = _mm512_mul_epu32(c2[g], mul1);
@@ -55,13 +72,21 @@ struct Avx512 {
         }
     }
 
+    // 2^23 + k as float32: the variate below a constant exponent; the difference is exact.
     template <class Region>
-    static __m512 line(__m256i k, const float* base, const float* scale) {
-        const __m512 variate =
-            _mm512_add_ps(_mm512_cvtepi32_ps(_mm512_cvtepu16_epi32(k)), _mm512_set1_ps(Region::kOffset));
+    static __m512 line(__m512i k, __m512i take, const float* base, const float* scale) {
+        const __m512 big = _mm512_castsi512_ps(_mm512_permutex2var_epi16(k, take, _mm512_set1_epi32(0x4B00)));
+        const __m512 variate = offset(big, Region{});
         const __m512 point =
             _mm512_add_ps(_mm512_loadu_ps(base), _mm512_mul_ps(_mm512_loadu_ps(scale), variate));
         return clip(point, Region{});
+    }
+    static __m512 offset(__m512 big, core::Intersect) {
+        return _mm512_sub_ps(big, _mm512_set1_ps(0x1p23f - core::Intersect::kOffset));
+    }
+    static __m512 offset(__m512 big, core::Clamp) {
+        return _mm512_add_ps(_mm512_sub_ps(big, _mm512_set1_ps(0x1p23f)),
+                             _mm512_set1_ps(core::Clamp::kOffset));
     }
     static __m512 clip(__m512 v, core::Intersect) { return v; }
     static __m512 clip(__m512 v, core::Clamp) {
@@ -70,8 +95,11 @@ struct Avx512 {
 
     template <class Region>
     static Points points(Variates k, const float* base, const float* scale) {
-        return {line<Region>(_mm512_castsi512_si256(k), base, scale),
-                line<Region>(_mm512_extracti64x4_epi64(k, 1), base + 16, scale + 16)};
+        const __m512i low = _mm512_setr_epi32(
+            0x00200000, 0x00200001, 0x00200002, 0x00200003, 0x00200004, 0x00200005, 0x00200006, 0x00200007,
+            0x00200008, 0x00200009, 0x0020000A, 0x0020000B, 0x0020000C, 0x0020000D, 0x0020000E, 0x0020000F);
+        const __m512i high = _mm512_add_epi32(low, _mm512_set1_epi32(16));
+        return {line<Region>(k, low, base, scale), line<Region>(k, high, base + 16, scale + 16)};
     }
 
     static void store(float* out, Points p) {
@@ -91,22 +119,44 @@ struct Avx512 {
     }
     static __m512i rounded(__m512 v) {  // to nearest even, in the upper half of each 32 bits
         const __m512i u = _mm512_castps_si512(v);
-        const __m512i last = _mm512_and_si512(_mm512_srli_epi32(u, 16), _mm512_set1_epi32(1));
-        return _mm512_add_epi32(u, _mm512_add_epi32(last, _mm512_set1_epi32(0x7FFF)));
+        const __m512i up = _mm512_add_epi32(u, _mm512_set1_epi32(0x7FFF));
+        return _mm512_mask_add_epi32(up, _mm512_test_epi32_mask(u, _mm512_set1_epi32(0x10000)), up,
+                                     _mm512_set1_epi32(1));
     }
 
-    // Rows of up to 16 logits in one register; longer ones as plain loops.
+    // A row of up to 16 logits is one register.
     template <class T>
     static int64_t argmax(const T* row, int64_t labels) {
-        if (labels > 16) return cpu::argmax(row, labels);
+        if (labels > 16) return argmax_long(row, labels);
         const __mmask16 lanes = static_cast<__mmask16>((1u << labels) - 1u);
         const __m512 v = load(row, lanes);
         if (_mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q)) return -1;
-        const __m256 half = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
-        __m128 top = _mm_max_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
-        top = _mm_max_ps(top, _mm_movehl_ps(top, top));
-        top = _mm_max_ss(top, _mm_movehdup_ps(top));
-        return __builtin_ctz(_mm512_cmp_ps_mask(v, _mm512_broadcastss_ps(top), _CMP_EQ_OQ));
+        return __builtin_ctz(_mm512_cmp_ps_mask(v, _mm512_set1_ps(_mm512_reduce_max_ps(v)), _CMP_EQ_OQ));
+    }
+    template <class T>
+    static int64_t argmax_long(const T* row, int64_t labels) {
+        constexpr int kStreams = 4;  // hides the latency of the maximum
+        __m512 best[kStreams] = {lowest(), lowest(), lowest(), lowest()};
+        unsigned bad = 0;
+        for (int64_t at = 0; at < labels; at += 16 * kStreams)
+            for (int j = 0; j < kStreams; ++j) {
+                const __m512 v = load(row + at + 16 * j, lanes_left(labels - at - 16 * j));
+                bad |= _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+                best[j] = _mm512_max_ps(best[j], v);
+            }
+        if (bad) return -1;
+        const __m512 two = _mm512_max_ps(_mm512_max_ps(best[0], best[1]), _mm512_max_ps(best[2], best[3]));
+        const __m512 top = _mm512_set1_ps(_mm512_reduce_max_ps(two));
+        for (int64_t at = 0; at < labels; at += 16) {
+            const __mmask16 lanes = lanes_left(labels - at);
+            const unsigned equal = _mm512_mask_cmp_ps_mask(lanes, load(row + at, lanes), top, _CMP_EQ_OQ);
+            if (equal) return at + __builtin_ctz(equal);
+        }
+        return -1;  // not reached: top is one of the row
+    }
+    static __mmask16 lanes_left(int64_t count) {
+        if (count >= 16) return 0xFFFF;
+        return count > 0 ? static_cast<__mmask16>((1u << count) - 1u) : 0;
     }
     static __m512 lowest() { return _mm512_set1_ps(core::kLowest); }
     static __m512 load(const float* row, __mmask16 lanes) {

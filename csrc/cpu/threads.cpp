@@ -3,6 +3,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <atomic>
 #include <condition_variable>
 #include <mutex>
 #include <thread>
@@ -28,24 +29,41 @@ class DefaultFloatingPoint {
 #endif
 };
 
+constexpr int64_t kPartsWorthAThread = 4, kPartsPerThread = 12;
+
+// Waits some 50 microseconds for what another thread is about to do: sleeping and waking costs as much.
+template <class Ready>
+void spin(Ready ready) {
+    for (int i = 0; i < 2000 && !ready(); ++i) {
+#if defined(__SSE__)
+        _mm_pause();
+#endif
+    }
+}
+
 struct Job {
     const std::function<void(int64_t, int64_t)>* work;
     int64_t items;
-    int parts;
-    int next = 0, done = 0;
+    int parts, threads;
+    int next = 0, helping = 0;
+    std::atomic<int> done{0};
 };
 
 class Pool {
   public:
     void run(Job& job) {
         std::unique_lock<std::mutex> lock(mutex_);
-        while (static_cast<int>(workers_) < job.parts - 1) {
+        while (workers_ < job.threads - 1) {
             std::thread([this] { serve(); }).detach();
             ++workers_;
         }
         queue_.push_back(&job);
+        ++submitted_;
         work_there_.notify_all();
         help(job, lock);
+        lock.unlock();
+        spin([&] { return job.done == job.parts; });
+        lock.lock();  // also: no worker still looks at the job
         finished_.wait(lock, [&] { return job.done == job.parts; });
         queue_.erase(std::find(queue_.begin(), queue_.end(), &job));
     }
@@ -53,6 +71,7 @@ class Pool {
   private:
     // Takes parts of `job` until none is left; holds the lock at entry and exit.
     void help(Job& job, std::unique_lock<std::mutex>& lock) {
+        ++job.helping;
         while (job.next < job.parts) {
             const int part = job.next++;
             lock.unlock();
@@ -71,17 +90,22 @@ class Pool {
             Job* open = nullptr;
             work_there_.wait(lock, [&] {
                 for (Job* job : queue_)
-                    if (job->next < job->parts) open = job;
+                    if (job->next < job->parts && job->helping < job->threads) open = job;
                 return open != nullptr;
             });
             help(*open, lock);
+            const unsigned seen = submitted_;
+            lock.unlock();
+            spin([&] { return submitted_ != seen; });
+            lock.lock();
         }
     }
 
     std::mutex mutex_;
     std::condition_variable work_there_, finished_;
     std::vector<Job*> queue_;
-    unsigned workers_ = 0;
+    int workers_ = 0;
+    std::atomic<unsigned> submitted_{0};
 };
 
 // Never destroyed, for detached workers outlive static destructors; a forked child, which has no workers,
@@ -103,14 +127,19 @@ Pool& pool() {
 void parallel_for(int64_t items, int64_t grain, int threads,
                   const std::function<void(int64_t, int64_t)>& work) {
     if (items <= 0) return;
-    const int64_t most = std::max<int64_t>(1, items / std::max<int64_t>(1, grain));
-    Job job{&work, items, static_cast<int>(std::min<int64_t>(std::max(1, threads), most))};
-    if (job.parts == 1) {
+    // A sleeping worker takes some 50 microseconds to wake: it is called only where there is work for it
+    // then, and parts are small, so that the caller does what a late worker would have done.
+    const int64_t parts = std::max<int64_t>(1, items / std::max<int64_t>(1, grain));
+    const int64_t worth = std::max<int64_t>(1, parts / kPartsWorthAThread);
+    const int team = static_cast<int>(std::min<int64_t>(std::max(1, threads), worth));
+    if (team == 1) {
         DefaultFloatingPoint modes;
         work(0, items);
-    } else {
-        pool().run(job);
+        return;
     }
+    Job job{&work, items, static_cast<int>(std::min<int64_t>(parts, team * kPartsPerThread)), team, 0,
+            0,     {0}};
+    pool().run(job);
 }
 
 }  // namespace rcfast::cpu

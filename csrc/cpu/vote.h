@@ -12,6 +12,7 @@ namespace rcfast::cpu {
 namespace {
 
 constexpr int kVoteLanes = 16;
+constexpr int64_t kSearch = 64;
 
 // The label of one row, or -1 for a row with a NaN.
 template <class T>
@@ -41,8 +42,13 @@ inline int64_t argmax(const T* row, int64_t labels) {
         top = best[j] > top ? best[j] : top;
     }
     if (bad) return -1;
-    for (int64_t i = 0; i < labels; ++i)
-        if (core::widen(row[i]) == top) return i;
+    for (at = 0; at + kSearch <= labels; at += kSearch) {  // blocks, so that the search is vectors too
+        int32_t found = 0;
+        for (int j = 0; j < kSearch; ++j) found |= core::widen(row[at + j]) == top;
+        if (found) break;
+    }
+    for (; at < labels; ++at)
+        if (core::widen(row[at]) == top) return at;
     return -1;  // not reached: top is one of the row
 }
 

@@ -133,7 +133,7 @@ void nan_rows() {
 
 void ranges() {
     for (const int threads : {1, 2, 7})
-        for (const int64_t items : {0, 1, 6, 1000}) {
+        for (const int64_t items : {0, 1, 6, 1000, 100000}) {
             std::vector<int> seen(items, 0);
             cpu::parallel_for(items, 1, threads, [&](int64_t begin, int64_t end) {
                 for (int64_t i = begin; i < end; ++i) ++seen[i];
