@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -242,7 +243,13 @@ def mine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-FAST = [*SMALL, 'attacks.names=["T-FGSM", "DeepFool"]', 'defences=["point", "region"]']
+FAST = [
+    *SMALL,
+    "train.point.epochs=3",
+    "train.distillation.epochs=1",
+    'attacks.names=["T-FGSM", "DeepFool"]',
+    'defences=["point", "region"]',
+]
 
 
 @pytest.mark.parametrize(("factory", "name"), [("make", "rounded"), ("whitebox", "open")])
@@ -307,3 +314,34 @@ def test_the_quick_preset_is_the_default() -> None:
     made = cli.configuration(cli.parser().parse_args([]))
     assert made == build("quick")
     assert made.data.name == "digits"
+
+
+DOCS = Path(__file__).parent.parent / "docs" / "evaluation.md"
+EXAMPLE = re.compile(r"<!-- example: (\w+) -->\n```python\n(.*?)```", re.S)
+COMMAND = re.compile(r"(<!-- run -->\n)?```sh\npython -m rcfast\.eval ?(.*?)\n```", re.S)
+
+
+def test_the_examples_of_the_docs_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = DOCS.read_text()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    examples = dict(EXAMPLE.findall(text))
+    assert set(examples) == {"data", "mynet", "mydefence", "python"}
+    for name in ("mynet", "mydefence"):
+        (tmp_path / f"{name}.py").write_text(examples[name])
+    for name in ("data", "python"):
+        exec(compile(examples[name], name, "exec"), {})
+    assert "'train': 1198" in capsys.readouterr().out
+    commands = COMMAND.findall(text)
+    assert len(commands) == text.count("python -m rcfast.eval") == 5
+    smaller = [item for setting in FAST for item in ("--set", setting)]
+    for run, command in commands:
+        given = shlex.split(command)
+        if run:
+            assert cli.main([*given, *smaller, "--quiet"]) == cli.DONE, command
+        else:
+            cli.configuration(cli.parser().parse_args(given))
+    for folder in ("mine-report", "mynet-report", "mydefence-report"):
+        assert (tmp_path / folder / "report.html").is_file()
