@@ -285,9 +285,7 @@ def bars(results: dict[str, Any]) -> list[list[str]]:
     """The bars of two CPU cores with AVX-512 and bf16 units, on MNIST."""
     ways = {row["way"]: row for row in results["end_to_end"]["ways"]}
     sample = {(tuple(row["shape"]), row["dtype"]): row["speedup"] for row in results["sampling"]}
-    extra = next(row for row in results["memory"] if row["way"] == "rcfast" and row["m"] == 100_000)[
-        "extra_bytes"
-    ]
+    extra_bytes = {(row["way"], row["m"]): row["extra_bytes"] for row in results["memory"]}
     least = min(row["speedup"] for row in results["voting"])
     shape = (1, 1000, 1, 28, 28)
     found = [
@@ -306,8 +304,8 @@ def bars(results: dict[str, Any]) -> list[list[str]]:
         [what, f"{value:.1f} {unit}", f"at least {bar:g} {unit}", "met" if value >= bar else "MISSED"]
         for what, value, bar, unit in found
     ]
-    if ("rcfast", 100_000) in memory:
-        extra = memory["rcfast", 100_000]
+    if ("rcfast", 100_000) in extra_bytes:
+        extra = extra_bytes["rcfast", 100_000]
         verdict = "met" if extra < 200e6 else "MISSED"
         rows.append(["extra memory at m = 100,000", f"{extra / 1e6:.0f} MB", "under 200 MB", verdict])
     return rows
