@@ -179,7 +179,11 @@ def test_only_is_checked() -> None:
 
 @pytest.fixture
 def arrays() -> dict[str, np.ndarray]:
-    return {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array([True, False]), "c": np.asarray(7)}
+    return {
+        "a": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "b": np.array([True, False]),
+        "c": np.asarray(7),
+    }
 
 
 def test_a_part_is_found_by_its_inputs_alone(tmp_path: Path, arrays: dict[str, np.ndarray]) -> None:

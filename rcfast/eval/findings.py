@@ -118,11 +118,17 @@ def _group_findings(results: Results, defence: str, name: str, groups: tuple[str
         return []
     said = f"{len(fewer)} of {len(both)} {name} succeed clearly less often than on the "
     said += "undefended network"
+    lower = [a for a in both if a not in fewer and other[a]["rate"] < point[a]["rate"]]
+    if lower:
+        verb = "is" if len(lower) == 1 else "are"
+        said += f" ({len(lower)} more {verb} lower, but within the intervals)"
     if blocked := [a for a in both if other[a]["rate"] < LOW and point[a]["rate"] > HIGH]:
         verb = "falls" if len(blocked) == 1 else "fall"
         said += f"; {_names(blocked)} {verb} from above {HIGH:.0%} to below {LOW:.0%}"
     said += f". The strongest, {attack_label(best['attack'])}, reaches {percent(best['rate'])}{_noise(best)}."
-    return [Finding(label(defence), said, "good" if 2 * len(fewer) > len(both) else "bad")]
+    half = len(both) / 2
+    tone: Tone = "good" if len(fewer) > half else "plain" if len(fewer) + len(lower) > half else "bad"
+    return [Finding(label(defence), said, tone)]
 
 
 def _robustness(results: Results, defence: str) -> list[Finding]:

@@ -43,7 +43,7 @@ def make(config: Config, unit: Unit) -> Attack:
     if unit.confidence:
         own |= {**config.attacks.confidence_settings, "confidence": unit.confidence}
     try:
-        return attacks.get(unit.attack, budget=config.attacks.budget).replace(**own)  # type: ignore[arg-type]
+        return attacks.get(unit.attack, budget=config.attacks.budget).replace(**own)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"attacks.settings.{unit.attack}: {error}") from error
 

@@ -204,7 +204,7 @@ def _train(ctx: Context, name: str, inputs: Described, train: Callable[[Path], n
     try:
         model = train(checkpoint)
     except ValueError as error:
-        if not checkpoint.exists():
+        if not any(path.exists() for path in _checkpoints(checkpoint)):
             raise
         ctx.progress.print(f"{error}; training starts anew")
         for stale in _checkpoints(checkpoint):
