@@ -50,6 +50,14 @@ def test_findings_turn_when_the_numbers_do() -> None:
     assert any("a larger m would settle it" in f.text for f in region)
 
 
+def test_few_examples_are_no_proof() -> None:
+    said = findings.findings(make(examples=4))
+    untargeted = next(f for f in said if f.about == "Region-based" and "untargeted attacks" in f.text)
+    assert untargeted.text.startswith("0 of 7 ")
+    assert "(5 more are lower, but within the intervals)" in untargeted.text
+    assert untargeted.tone == "plain"
+
+
 def test_summary_shows_accuracy_r_and_rates(results: Results) -> None:
     text = findings.summary(results)
     assert "length r = 0.3, learnt on 5,000 validation examples" in text
