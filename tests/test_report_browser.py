@@ -100,7 +100,7 @@ def _browse(home: Path, *arguments: str) -> str:
     """Run the browser with an empty profile and return what it prints."""
     assert BROWSER is not None
     command = [BROWSER, *FLAGS, f"--user-data-dir={home}", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
