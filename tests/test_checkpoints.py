@@ -267,3 +267,10 @@ def test_other_files_are_refused(small, tmp_path, monkeypatch):
     with pytest.raises(TypeError):
         training.save_model(cnn(), tmp_path / "set.safetensors", {"a": {1, 2}})
     assert not (tmp_path / "set.safetensors").exists()
+
+
+def test_trained_and_loaded_model_round_alike(small, tmp_path):
+    trained = fit(small, tmp_path / "run.safetensors").model
+    loaded, _ = training.load_model(tmp_path / "run.safetensors")
+    assert torch.equal(trained(small.x), loaded(small.x))
+    assert [p.stride() for p in trained.parameters()] == [p.stride() for p in loaded.parameters()]

@@ -220,6 +220,7 @@ BAD = {
         ValueError,
         r"label_smoothing must lie in \[0, 1\), got 1.0",
     ),
+    "optimizer": ({"optimizer": "lbfgs"}, ValueError, "optimizer must be sgd or adam, got 'lbfgs'"),
     "shift": ({"shift": -1}, ValueError, "shift must be at least 0, got -1"),
     "precision": (
         {"precision": "half"},

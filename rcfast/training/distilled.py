@@ -36,8 +36,9 @@ def fit_distilled(
     times larger than usual. The result's `model` is the student, its `teacher` the teacher's result.
 
     make_model: makes a new model, twice.
-    settings: as in `fit`, for both. The gradient is multiplied by √T: at the logits it is 1/T as large as
-        without temperature, while all of 1/T would be too much once the logits have grown.
+    settings: as in `fit`, for both runs, but with Adam at lr = 0.001·√T unless said otherwise: at the logits
+        the gradient is 1/T as large as without temperature until they have grown T-fold, and plain gradient
+        descent either stays at chance or diverges.
     checkpoint: of the student; the teacher's is beside it, with `-teacher` added to the stem.
 
     Everything else is as in `fit`.
@@ -47,7 +48,7 @@ def fit_distilled(
     teacher_model, student = make_model(), make_model()
     if teacher_model is student:
         raise ValueError("make_model must make a new model at each call, got the same object twice")
-    recipe = recipe_for(student, **settings)
+    recipe = recipe_for(student, **{"optimizer": "adam", "lr": 0.001 * math.sqrt(temperature), **settings})
 
     def objective(model: nn.Module, x: Tensor, targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = model(x)
@@ -59,7 +60,6 @@ def fit_distilled(
         method=method,
         objective=objective,
         recipe=recipe,
-        loss_scale=math.sqrt(temperature),
         seed=seed,
         progress=progress,
     )

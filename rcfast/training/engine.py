@@ -52,7 +52,6 @@ class Run:
     method: dict[str, Any]
     objective: Objective
     recipe: Recipe
-    loss_scale: float = 1.0
     seed: int = 0
     checkpoint: str | os.PathLike[str] | None = None
     progress: bool = False
@@ -96,8 +95,9 @@ def optimise(
             )
             if run.checkpoint is not None:
                 _save(loop, run.checkpoint, config, history)
+    loop.finish()
     accuracy = None if validation is None else float(evaluate(model, validation))
-    return TrainingResult(model.eval(), history, sum(row["seconds"] for row in history), accuracy)
+    return TrainingResult(model, history, sum(row["seconds"] for row in history), accuracy)
 
 
 class _Loop:
@@ -115,12 +115,21 @@ class _Loop:
             {"params": [p for p in parameters if p.ndim > 1], "weight_decay": run.recipe.weight_decay},
             {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        self.optimizer = torch.optim.SGD(groups, run.recipe.lr, run.recipe.momentum, nesterov=True)
+        lr, momentum = run.recipe.lr, run.recipe.momentum
+        self.optimizer: torch.optim.Optimizer
+        if run.recipe.optimizer == "adam":
+            self.optimizer = torch.optim.AdamW(groups, lr, betas=(momentum, 0.999))
+        else:
+            self.optimizer = torch.optim.SGD(groups, lr, momentum, nesterov=True)
         self.format = (
             torch.channels_last if run.recipe.channels_last and data.x.ndim == 4 else torch.contiguous_format
         )
         if self.format == torch.channels_last:
             model.to(memory_format=torch.channels_last)
+
+    def finish(self) -> nn.Module:
+        """The model in evaluation mode and contiguous, so that it rounds like one that was loaded."""
+        return self.model.to(memory_format=torch.contiguous_format).eval()
 
     def epoch(self, number: int, bar: Any) -> dict[str, float]:
         """One pass over the examples, which depends on nothing but the state and (seed, number)."""
@@ -143,7 +152,7 @@ class _Loop:
                 ):
                     loss, logits = self.run.objective(self.model, x, self.targets[index], labels)
                 self.optimizer.zero_grad()
-                (loss * self.run.loss_scale).backward()
+                loss.backward()
                 self.optimizer.step()
                 loss_sum += loss.detach().double() * len(index)
                 correct += (logits.detach().argmax(1) == labels).sum()

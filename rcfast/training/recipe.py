@@ -16,13 +16,16 @@ Precision = Literal["auto", "float32", "bfloat16"]
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
-    """Settings of SGD with Nesterov momentum under a one-cycle schedule.
+    """Settings of stochastic gradient descent under a one-cycle schedule.
 
     epochs, batch_size: passes over the examples; examples in a minibatch (as equal as possible, none left
         out).
     lr: highest learning rate; it rises linearly over the share `warmup` of the steps and falls to 0 as a
         cosine.
-    momentum, weight_decay: of SGD; decay acts on matrices and kernels, not on biases or normalisation.
+    optimizer: `sgd` with Nesterov momentum, or `adam` (AdamW; Kingma and Ba, 2015), whose steps do not depend on
+        the scale of the loss and want an lr near 0.001.
+    momentum: of the gradient; Adam's beta_1. weight_decay: acts on matrices and kernels, not on biases or
+        normalisation.
     label_smoothing: of the cross-entropy.
     shift: largest random translation in pixels, each axis uniform on −shift … shift, filled with 0.
     flip: mirror half of the images, left to right.
@@ -36,6 +39,7 @@ class Recipe:
     epochs: int = 10
     batch_size: int = 128
     lr: float = 0.1
+    optimizer: Literal["sgd", "adam"] = "sgd"
     momentum: float = 0.9
     weight_decay: float = 5e-4
     label_smoothing: float = 0.0
@@ -61,6 +65,8 @@ class Recipe:
         for name in ("label_smoothing", "warmup"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        if self.optimizer not in ("sgd", "adam"):
+            raise ValueError(f"optimizer must be sgd or adam, got {self.optimizer!r}")
         if self.precision not in ("auto", "float32", "bfloat16"):
             raise ValueError(f"precision must be auto, float32 or bfloat16, got {self.precision!r}")
 
