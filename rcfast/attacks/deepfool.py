@@ -20,9 +20,9 @@ class DeepFool(Attack):
     Moosavi-Dezfooli et al., "DeepFool: a simple and accurate method to fool deep neural networks" (2016),
     algorithm 2. With y the predicted label, w_k = grad(Z_k - Z_y) and f_k = Z_k - Z_y at the current point,
     the sum r of the steps grows by (|f_l| / |w_l|²)·w_l, l = argmin_k |f_k| / |w_k|, and the point is clip(x
-    + (1 + overshoot)·r, 0, 1), until the label changes. Coordinates that stand at 0 or 1 and that w_k would
-    push outside count neither in |w_k| nor in r: on a linear classifier the steps end at the closest point of
-    the box, where clipping alone stays short of the boundary and needs more steps.
+    + (1 + overshoot)·r, 0, 1), until the label changes. r itself is never clipped, so that on a linear
+    classifier the steps end next to the closest point of the box. (Leaving out coordinates that the box stops
+    takes a third of the steps, but on MNIST 9% more noise: such steps are long, the boundary is not straight.)
 
     iterations: 50; overshoot: 0.02; candidates: 10, the classes with the highest logits at x, the label
     included. Raises ValueError unless iterations >= 1, candidates >= 2 and overshoot >= 0.
@@ -75,8 +75,6 @@ class DeepFool(Attack):
         values = logits.gather(1, classes)
         gap = (values[:, 1:] - values[:, :1]).abs()  # [a,K-1]
         w = torch.stack([g.flatten(1) for g in gradients], 1)  # [a,K-1,n]
-        flat = point.flatten(1)[:, None]
-        w = w.masked_fill(((flat >= 1) & (w > 0)) | ((flat <= 0) & (w < 0)), 0)
         square = (w * w).sum(2)
         distance = torch.where(square > 0, gap / square.sqrt(), torch.inf)
         nearest = distance.argmin(1, keepdim=True)
