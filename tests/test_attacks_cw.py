@@ -1,0 +1,339 @@
+"""Carlini and Wagner's attacks against closed forms, the literal loops, and the pitfalls of known implementations."""
+
+import pytest
+import torch
+from oracles import carlini_wagner as literal
+from torch import nn
+
+import rcfast.data
+from rcfast.attacks import CWL0, CWL2, CWLinf
+from rcfast.attacks._climb import Climb
+from rcfast.attacks._cw import Adam, channels_last, from_tanh, to_tanh
+from rcfast.attacks.base import margin
+
+ATTACKS = (
+    CWL2(iterations=100, searches=4, c0=0.1),
+    CWLinf(iterations=100, c0=0.1, c_max=2.0, rate=0.02),
+    CWL0(iterations=100, c0=0.1, c_max=20.0, rate=0.05),
+)
+
+
+class Linear(nn.Module):
+    """Two classes on vectors: Z_1 - Z_0 = weight·x - offset."""
+
+    def __init__(self, weight: torch.Tensor, offset: float):
+        super().__init__()
+        self.weight, self.offset = nn.Parameter(weight), offset
+
+    def forward(self, x):
+        z = x.flatten(1) @ self.weight - self.offset
+        return torch.stack([torch.zeros_like(z), z], 1)
+
+
+@pytest.fixture(scope="module")
+def linear():
+    """A classifier on 12 coordinates and points that it calls 0, some of them at the faces of the box."""
+    generator = torch.Generator().manual_seed(3)
+    weight = torch.randn(12, generator=generator) * 4
+    x = torch.rand(8, 12, generator=generator)
+    x[4:] = torch.where(torch.rand(4, 12, generator=generator) < 0.5, x[4:].round(), x[4:])
+    return Linear(weight, float((x @ weight).max()) + 3.0).eval(), x, torch.ones(8, dtype=torch.int64)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """A small network trained for a moment on the real digits, with test images and targets."""
+    data = rcfast.data.load("digits")
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(72, 32),
+        nn.ReLU(),
+        nn.Linear(32, 10),
+    )
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(8):
+        for rows in torch.randperm(len(data.train)).split(128):
+            loss = nn.functional.cross_entropy(model(data.train.x[rows]), data.train.y[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    model.eval()
+    right = (model(data.test.x).argmax(1) == data.test.y).nonzero().flatten()[:6]
+    x, y = data.test.x[right], data.test.y[right]
+    return model, x, (y + torch.arange(1, 7)) % 10
+
+
+def smallest(weight, offset, x, norm):
+    """The smallest change of a row that reaches weight·x = offset within the box, by bisection on the multiplier."""
+    low, high = 0.0, 100.0
+    for _ in range(80):
+        size = (low + high) / 2
+        step = size * (weight if norm == 2 else weight.sign())
+        moved = (x + step).clamp(0, 1)
+        low, high = (low, size) if (moved * weight).sum() >= offset else (size, high)
+    delta = (x + high * (weight if norm == 2 else weight.sign())).clamp(0, 1) - x
+    return delta.norm() if norm == 2 else delta.abs().max()
+
+
+def fewest(weight, offset, x):
+    """Coordinates that must change: the ones that gain most first."""
+    gains = torch.where(weight > 0, weight * (1 - x), -weight * x).sort(descending=True).values.cumsum(0)
+    return int((gains < offset - float(weight @ x) + 0.01).sum()) + 1
+
+
+@pytest.mark.parametrize(
+    ("attack", "norm"),
+    [
+        (CWL2(iterations=400, searches=7, c0=1e-1, rate=0.05), 2),
+        (CWLinf(iterations=400, rate=0.05, c0=1e-2, c_max=2.0), float("inf")),
+    ],
+    ids=["L2", "Linf"],
+)
+def test_smallest_change_on_a_linear_classifier(linear, attack, norm):
+    model, x, target = linear
+    result = attack(model, x, target)
+    best = torch.stack([smallest(model.weight.detach(), model.offset, row, norm) for row in x])
+    assert result.success.all()
+    assert ((x + best[:, None] > 1) | (x - best[:, None] < 0)).any(), "the box must be active in some rows"
+    assert (result.noise.of(norm) >= best * 0.999).all()
+    # Linf: tau falls by a tenth at a time, and the last success lies below the last tau but one
+    assert (result.noise.of(norm) <= best * (1.03 if norm == 2 else 1.12)).all()
+    if norm != 2:
+        assert result.noise.linf.mean() <= best.mean() * 1.06
+
+
+def test_fewest_coordinates_on_a_linear_classifier(linear):
+    model, x, target = linear
+    result = CWL0(iterations=200, rate=0.1, c0=0.1, c_max=200.0)(model, x, target)
+    assert result.success.all()
+    best = torch.tensor([fewest(model.weight.detach(), model.offset, row) for row in x])
+    assert (result.noise.l0 >= best).all()
+    assert (result.noise.l0 <= best + 1).all()
+
+
+def test_l0_exactly_where_one_coordinate_decides():
+    weight = torch.tensor([20.0, 0.1, -0.1, 0.05, 0.2, -0.05])
+    model, x = Linear(weight, 10.0).eval(), torch.full((3, 6), 0.3)
+    result = CWL0(iterations=200, rate=0.05, c0=0.1, c_max=200.0)(model, x, torch.ones(3, dtype=torch.int64))
+    assert result.noise.l0.tolist() == [1, 1, 1]
+    assert (result.adversarial[:, 1:] == x[:, 1:]).all()
+
+
+def compare(attack, loop, digits, count):
+    model, x, target = digits
+    model.requires_grad_(False)
+    result = attack(model, x[:count], target[:count])
+    theirs = [loop(model, x[i : i + 1], int(target[i])) for i in range(count)]
+    assert result.success.tolist() == [a is not None for a in theirs]
+    delta = torch.cat([a - x[i : i + 1] for i, a in enumerate(theirs) if a is not None]).flatten(1)
+    return result, delta
+
+
+@pytest.mark.slow
+def test_l2_follows_the_literal_loop(digits):
+    budget = {"iterations": 100, "searches": 5, "c0": 1e-1, "rate": 0.02}
+    for attack, tolerance in ((CWL2(**budget, forecast=False), 0.01), (CWL2(**budget), 0.02)):
+        result, delta = compare(attack, lambda *a: literal.cw_l2(*a, **budget), digits, 2)
+        assert result.noise.l2.mean() <= delta.norm(dim=1).mean() * (1 + tolerance)
+
+
+@pytest.mark.slow
+def test_linf_follows_the_literal_loop(digits):
+    budget = {"iterations": 60, "rate": 3e-2, "c0": 1e-1, "c_max": 1.0}
+    result, delta = compare(
+        CWLinf(**budget, abort_early=False), lambda *a: literal.cw_linf(*a, **budget), digits, 2
+    )
+    torch.testing.assert_close(result.noise.linf, delta.abs().amax(1), rtol=0.01, atol=0)
+    early = CWLinf(**budget)(*(digits[0], digits[1][:2], digits[2][:2]))
+    assert early.noise.linf.mean() <= result.noise.linf.mean() * 1.1
+
+
+@pytest.mark.slow
+def test_l0_follows_the_literal_loop(digits):
+    budget = {"iterations": 60, "rate": 5e-2, "c0": 5e-1, "c_max": 4.0}
+    result, delta = compare(
+        CWL0(**budget, abort_early=False), lambda *a: literal.cw_l0(*a, **budget), digits, 2
+    )
+    torch.testing.assert_close(result.noise.l0, (delta != 0).sum(1).float(), rtol=0, atol=2)
+    early = CWL0(**budget)(*(digits[0], digits[1][:2], digits[2][:2]))
+    assert early.noise.l0.mean() <= result.noise.l0.mean() + 2
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: type(a).__name__)
+def test_an_example_does_not_depend_on_the_others(digits, attack):
+    model, x, target = digits
+    whole = attack(model, x, target)
+    assert whole.success.all()
+    order = torch.tensor([3, 0, 5, 0])
+    for result, rows in (
+        (attack(model, x[order], target[order], batch=2), order),
+        (attack(model, x[2:3], target[2:3]), torch.tensor([2])),
+    ):
+        assert result.success.all()
+        tolerance = {"rtol": 0, "atol": 1.0} if attack.norm == 0 else {"rtol": 0.02, "atol": 0}
+        torch.testing.assert_close(
+            result.noise.of(attack.norm), whole.noise.of(attack.norm)[rows], **tolerance
+        )
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: type(a).__name__)
+def test_pixels_at_0_and_1_can_move(attack):
+    model = Linear(torch.tensor([3.0, -3.0, 3.0, -3.0]), 2.0).eval()
+    x = torch.tensor([[0.0, 1.0, 0.0, 1.0]])
+    attack = attack.replace(iterations=600)
+    result = attack(model, x, torch.ones(1, dtype=torch.int64))
+    assert result.success.all()
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: type(a).__name__)
+def test_a_failure_returns_the_clean_input(attack):
+    model = Linear(torch.tensor([1.0, 1.0, 1.0]), 9.0).eval()  # no point of the box reaches 9
+    x = torch.rand(2, 3)
+    result = attack(model, x, torch.ones(2, dtype=torch.int64))
+    assert not result.success.any()
+    assert torch.equal(result.adversarial, x)
+    assert result.noise.of(attack.norm).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: type(a).__name__)
+def test_a_model_without_slope_fails_quietly(attack):
+    def flat(z):
+        return torch.stack([z.flatten(1).sum(1) * 0 + 1, z.flatten(1).sum(1) * 0], 1)
+
+    result = attack(flat, torch.rand(2, 3), torch.ones(2, dtype=torch.int64))
+    assert not result.success.any()
+    assert result.adversarial.isfinite().all()
+
+
+def test_confidence_is_part_of_success(digits):
+    model, x, target = digits
+    attack = ATTACKS[0].replace(iterations=200)
+    plain = attack(model, x, target)
+    sure = attack.replace(confidence=3.0)(model, x, target)
+    assert sure.success.all()
+    with torch.no_grad():
+        lead = margin(model(sure.adversarial), target, targeted=True)
+    assert (lead >= 3.0 - 1e-3).all()
+    assert (lead <= 4.5).all()
+    assert (sure.noise.l2 > plain.noise.l2).all()
+
+
+def test_the_last_of_ten_searches_runs_at_the_upper_bound():
+    attack = CWL2(searches=10)
+    state = attack._start(torch.arange(2), torch.rand(2, 3), torch.zeros(2, dtype=torch.int64))
+    state.search[:] = 8
+    state.c = torch.tensor([3.0, 5.0])
+    state.lower, state.upper = torch.tensor([2.0, 4.0]), torch.tensor([7.0, 9.0])
+    state.found = torch.tensor([True, False])
+    after = attack._next_search(state)
+    assert after.c.tolist() == [3.0, 9.0]
+    assert after.lower.tolist() == [2.0, 5.0]
+    assert after.upper.tolist() == [3.0, 9.0]
+
+
+def test_c_grows_tenfold_until_a_success_then_bisects():
+    attack = CWL2()
+    state = attack._start(torch.arange(2), torch.rand(2, 3), torch.zeros(2, dtype=torch.int64))
+    state.w += 1
+    state.clock += 7
+    after = attack._next_search(state)
+    assert after.c.tolist() == pytest.approx([1e-2, 1e-2])
+    assert after.clock.tolist() == [0, 0]
+    torch.testing.assert_close(after.w, to_tanh(after.x))
+    after.found[0] = True
+    after = attack._next_search(after)
+    assert after.c.tolist() == pytest.approx([(1e-3 + 1e-2) / 2, 1e-1])
+
+
+def test_adam_has_a_clock_for_each_row():
+    w = torch.zeros(2, 3)
+    adam = Adam(
+        torch.arange(2), w.clone(), torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)
+    )
+    gradients = torch.randn(6, 2, 3, generator=torch.Generator().manual_seed(0))
+    for step, gradient in enumerate(gradients):
+        if step == 4:
+            adam.reset_(torch.tensor([1]), w[1:])
+        adam.step_(gradient, 0.1)
+    for row, first in ((0, 0), (1, 4)):
+        leaf = nn.Parameter(torch.zeros(3))
+        peer = torch.optim.Adam([leaf], 0.1)
+        for gradient in gradients[first:, row]:
+            leaf.grad = gradient.clone()
+            peer.step()
+        torch.testing.assert_close(adam.w[row], leaf.data, rtol=1e-4, atol=1e-6)
+
+
+def frozen_by(attack, state):
+    before = state.bound.clone()
+    attack._tighten(state)
+    return before & ~state.bound
+
+
+def l0_state(change: torch.Tensor) -> Climb:
+    """A state of CW-L0 after a success in which every coordinate mattered by change [1,...]."""
+    x = torch.full_like(change, 0.2)
+    state = CWL0()._start(torch.arange(1), x, torch.zeros(1, dtype=torch.int64))
+    state.solution, state.slope = x + change, torch.ones_like(x)
+    return state
+
+
+def test_l0_freezes_a_batch_of_the_least_and_one_that_matters_at_most():
+    quiet = torch.linspace(1e-3, 9e-3, 100)[None]
+    frozen = frozen_by(CWL0(), l0_state(quiet))
+    assert frozen[0].nonzero().flatten().tolist() == [0, 1, 2]  # 0.3·sqrt(100)
+    loud = torch.linspace(0.1, 0.2, 100)[None]
+    frozen = frozen_by(CWL0(), l0_state(loud))
+    assert frozen[0].nonzero().flatten().tolist() == [0]
+
+
+def test_l0_freezes_all_channels_of_a_pixel():
+    change = torch.zeros(1, 3, 2, 2) + 0.2
+    change[0, 1, 1, 0] = 0.1
+    frozen = frozen_by(CWL0(), l0_state(change))
+    assert frozen[0, :, 1, 0].all()
+    assert int(frozen.sum()) == 3
+
+
+def test_tau_follows_the_largest_change():
+    attack = CWLinf()
+    state = attack._start(torch.arange(2), torch.full((2, 3), 0.5), torch.zeros(2, dtype=torch.int64))
+    state.solution = state.x + torch.tensor([[0.1, 0.2, 0.0], [0.0, 0.004, 0.0]])
+    assert attack._tighten(state).tolist() == [False, True]
+    assert state.bound.tolist() == pytest.approx([0.18, 0.0036], rel=1e-4)
+
+
+def test_tanh_space_comes_back():
+    x = torch.tensor([0.0, 0.25, 0.5, 1.0])
+    assert to_tanh(x).isfinite().all()
+    torch.testing.assert_close(from_tanh(to_tanh(x)), x, rtol=0, atol=1e-6)
+
+
+def test_channels_last_leaves_the_model_alone(digits):
+    model, x, _ = digits
+
+    class Attacked:
+        pass
+
+    attacked = Attacked()
+    attacked.model = model
+    faster = channels_last(attacked, x)
+    torch.testing.assert_close(faster.model(x), model(x))
+    assert attacked.model is model
+    assert model[0].weight.is_contiguous()
+
+
+@pytest.mark.parametrize("kind", [CWL2, CWLinf, CWL0])
+@pytest.mark.parametrize("bad", [{"iterations": 0}, {"rate": 0.0}, {"c0": -1.0}])
+def test_bad_hyperparameters_are_named(kind, bad):
+    with pytest.raises((ValueError, TypeError), match=next(iter(bad))):
+        kind(**bad)
+
+
+def test_an_empty_batch_gives_an_empty_result(digits):
+    for attack in ATTACKS:
+        assert len(attack(digits[0], torch.zeros(0, 1, 8, 8), torch.zeros(0, dtype=torch.int64))) == 0
