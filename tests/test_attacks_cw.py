@@ -12,8 +12,8 @@ from rcfast.attacks._cw import Adam, channels_last, from_tanh, to_tanh
 from rcfast.attacks.base import margin
 
 ATTACKS = (
-    CWL2(iterations=100, searches=4, c0=0.1),
-    CWLinf(iterations=100, c0=0.1, c_max=2.0, rate=0.02),
+    CWL2(iterations=100, searches=5, c0=0.1, rate=0.1),
+    CWLinf(iterations=100, c0=0.1, c_max=2.0, rate=0.05),
     CWL0(iterations=100, c0=0.1, c_max=20.0, rate=0.05),
 )
 
@@ -103,7 +103,7 @@ def test_smallest_change_on_a_linear_classifier(linear, attack, norm):
     # Linf: tau falls by a tenth at a time, and the last success lies below the last tau but one
     assert (result.noise.of(norm) <= best * (1.03 if norm == 2 else 1.12)).all()
     if norm != 2:
-        assert result.noise.linf.mean() <= best.mean() * 1.06
+        assert result.noise.linf.mean() <= best.mean() * 1.08
 
 
 def test_fewest_coordinates_on_a_linear_classifier(linear):
@@ -129,13 +129,14 @@ def compare(attack, loop, digits, count):
     result = attack(model, x[:count], target[:count])
     theirs = [loop(model, x[i : i + 1], int(target[i])) for i in range(count)]
     assert result.success.tolist() == [a is not None for a in theirs]
-    delta = torch.cat([a - x[i : i + 1] for i, a in enumerate(theirs) if a is not None]).flatten(1)
+    assert result.success.all()
+    delta = torch.cat([a - x[i : i + 1] for i, a in enumerate(theirs)]).flatten(1)
     return result, delta
 
 
 @pytest.mark.slow
 def test_l2_follows_the_literal_loop(digits):
-    budget = {"iterations": 100, "searches": 5, "c0": 1e-1, "rate": 0.02}
+    budget = {"iterations": 200, "searches": 5, "c0": 1e-1, "rate": 0.05}
     for attack, tolerance in ((CWL2(**budget, forecast=False), 0.01), (CWL2(**budget), 0.02)):
         result, delta = compare(attack, lambda *a: literal.cw_l2(*a, **budget), digits, 2)
         assert result.noise.l2.mean() <= delta.norm(dim=1).mean() * (1 + tolerance)
@@ -143,7 +144,7 @@ def test_l2_follows_the_literal_loop(digits):
 
 @pytest.mark.slow
 def test_linf_follows_the_literal_loop(digits):
-    budget = {"iterations": 60, "rate": 3e-2, "c0": 1e-1, "c_max": 1.0}
+    budget = {"iterations": 200, "rate": 5e-2, "c0": 1e-2, "c_max": 1.0}
     result, delta = compare(
         CWLinf(**budget, abort_early=False), lambda *a: literal.cw_linf(*a, **budget), digits, 2
     )
@@ -154,7 +155,7 @@ def test_linf_follows_the_literal_loop(digits):
 
 @pytest.mark.slow
 def test_l0_follows_the_literal_loop(digits):
-    budget = {"iterations": 60, "rate": 5e-2, "c0": 5e-1, "c_max": 4.0}
+    budget = {"iterations": 200, "rate": 5e-2, "c0": 1e-1, "c_max": 7.0}
     result, delta = compare(
         CWL0(**budget, abort_early=False), lambda *a: literal.cw_l0(*a, **budget), digits, 2
     )
@@ -202,7 +203,7 @@ def test_a_failure_returns_the_clean_input(attack):
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: type(a).__name__)
 def test_a_model_without_slope_fails_quietly(attack):
     def flat(z):
-        return torch.stack([z.flatten(1).sum(1) * 0 + 1, z.flatten(1).sum(1) * 0], 1)
+        return torch.stack([z.flatten(1).sum(1) * 0 + 5, z.flatten(1).sum(1) * 0 + 2], 1)
 
     result = attack(flat, torch.rand(2, 3), torch.ones(2, dtype=torch.int64))
     assert not result.success.any()
