@@ -124,7 +124,7 @@ def test_deepfool_training_makes_deepfool_harder(digits, trained):
     from rcfast.attacks import DeepFool
 
     result = training.fit_adversarial(
-        models.digits_cnn(), digits.train, attack=DeepFool(iterations=3, candidates=3), epochs=8, lr=0.05
+        models.digits_cnn(), digits.train, attack=DeepFool(iterations=5, candidates=4), epochs=8, lr=0.05
     )
     x, y = digits.test.x[:100], digits.test.y[:100]
     noise = []

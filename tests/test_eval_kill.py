@@ -94,7 +94,9 @@ def main(folder: Path, rounds: int) -> None:
     expected, said = fingerprint(folder / "whole"), {"alone": alone, "code": code, "kills": [], "equal": []}
     for number in range(rounds):
         dice, out, kills = random.Random(number), folder / f"killed{number}", 0
-        while kills < 60 and (code := attempt(out, dice.uniform(0.03, 0.35) * alone)) is None:
+        while (
+            kills < 60 and (code := attempt(out, dice.uniform(0.03, 0.35) * alone * (1 + kills / 8))) is None
+        ):
             kills += 1
             if dice.random() < 0.2:
                 damage(out, dice)
@@ -108,7 +110,7 @@ def main(folder: Path, rounds: int) -> None:
 def test_killed_runs_end_in_the_same_bytes(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, __file__, str(tmp_path), "3"],
+        [sys.executable, __file__, str(tmp_path), "2"],
         capture_output=True,
         text=True,
         env=environment,
@@ -117,7 +119,7 @@ def test_killed_runs_end_in_the_same_bytes(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     said = json.loads(done.stdout.splitlines()[-1])
     assert said["code"] == 0, done.stderr[-2000:]
-    assert said["equal"] == [True, True, True], said
+    assert said["equal"] == [True, True], said
     assert min(said["kills"]) >= 2, said
     assert said["files"] >= 20
 

@@ -176,7 +176,13 @@ def test_a_second_run_reuses_everything_and_changes_nothing(whole: Path) -> None
 def test_ctrl_c_keeps_what_is_finished_and_the_next_run_ends_alike(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "interrupted"
     command = [sys.executable, "-m", "rcfast.eval", *arguments(out)]
-    running = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # A shell's background jobs ignore SIGINT, and their children too: here it must count, wherever the tests run.
+    running = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     give_up = time.monotonic() + 240
     while not any((out / "store" / "attack").glob("*.json")) and time.monotonic() < give_up:
         time.sleep(0.05)
@@ -274,7 +280,7 @@ def test_a_network_and_data_of_ones_own(mine: Path) -> None:
     y = generator.integers(0, 3, 400)
     x = np.clip(centre[y] + 0.1 * generator.standard_normal((400, 8, 8)), 0, 1).astype(np.float32)
     np.savez(mine / "blobs.npz", x_train=x[:300], y_train=y[:300], x_test=x[300:], y_test=y[300:])
-    own = [*FAST, "model.train=true", "protocol.examples=4"]
+    own = [*FAST, "model.train=true", "train.point.epochs=40", "protocol.examples=4"]
     more = ["--quiet", "--dataset", "blobs.npz", "--only", "table2,table3,table4"]
     assert cli.main(arguments(mine / "out", *more, "--model", "digits_cnn", settings=own)) == cli.DONE
     found = json.loads((mine / "out" / "results.json").read_text())

@@ -114,19 +114,24 @@ def _train(ctx: Context, backward: float, forward: float) -> Row:
 
 
 def _length_found(ctx: Context) -> bool:
-    return _networks(ctx) and ctx.store.find("length", train.length_inputs(ctx)) is not None
+    """Whether r is known: it depends on the undefended network alone."""
+    return _network(ctx, "point") and ctx.store.find("length", train.length_inputs(ctx)) is not None
 
 
 def _networks(ctx: Context) -> bool:
     """Load the networks that are there; say whether these are all."""
-    for name in ctx.plan.networks:
-        if name not in ctx.networks:
-            make, described, given = train.builder(ctx)
-            inputs, _ = train.recipe(ctx, name, make, described)
-            own = name == "point" and given is not None
-            if not own and ctx.store.find("train", inputs, ".safetensors") is None:
-                return False
-            ctx.networks[name] = train.network(ctx, name, Tally())
+    return all([_network(ctx, name) for name in ctx.plan.networks])  # noqa: C419 (loads every one that is there)
+
+
+def _network(ctx: Context, name: str) -> bool:
+    """Load a network if it is there; say whether it is."""
+    if name not in ctx.networks:
+        make, described, given = train.builder(ctx)
+        inputs, _ = train.recipe(ctx, name, make, described)
+        own = name == "point" and given is not None
+        if not own and ctx.store.find("train", inputs, ".safetensors") is None:
+            return False
+        ctx.networks[name] = train.network(ctx, name, Tally())
     return True
 
 
