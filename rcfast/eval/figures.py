@@ -257,6 +257,10 @@ def adaptive(svg: str) -> str:
     svg = svg.replace(plots.INK, "currentColor")
     used = set(re.findall(r"(?:url\(#|href=\"#)([^)\"]+)", svg))
     svg = re.sub(r' id="([^"]+)"', lambda m: m[0] if m[1] in used else "", svg)
+    # Matplotlib hashes unrounded coordinates into its ids, and a layout may differ in their last bit from one run
+    # to the next: numbers in order of appearance do not.
+    names = {name: f"r{i}" for i, name in enumerate(re.findall(r' id="([^"]+)"', svg))}
+    svg = re.sub(r'( id="|url\(#|href="#)([^")]+)', lambda m: m[1] + names.get(m[2], m[2]), svg)
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"^.*?(?=<svg )", "", svg, flags=re.DOTALL)
     return re.sub(r"<svg ([^>]*)>", lambda m: f'<svg class="rcfast" {m[1]}>{_STYLE}', svg, count=1)
