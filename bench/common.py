@@ -49,11 +49,16 @@ def commit() -> str | None:
         return None
 
 
+def _without_folders(argument: str) -> str:
+    """Result files carry no path of the machine they were made on."""
+    return Path(argument).name if os.path.isabs(argument) else argument
+
+
 def header(device: torch.device) -> dict[str, Any]:
     return {
         "device": device_name(device),
         "commit": commit(),
-        "command": " ".join(["python", os.path.relpath(sys.argv[0]), *sys.argv[1:]]),
+        "command": " ".join(["python", os.path.relpath(sys.argv[0]), *map(_without_folders, sys.argv[1:])]),
         "date": time.strftime("%Y-%m-%d"),
         "environment": environment(),
     }
