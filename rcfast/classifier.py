@@ -9,10 +9,10 @@ from torch import Tensor, nn
 from . import ops, regions
 from .engine import Engine, Model, Runner, evaluating, tensors
 from .regions import check_int, check_number
-from .stopping import StoppingRule, check_stop
+from .stopping import STAKES, StoppingRule, check_stop
 
 MAX_SAMPLES = 2**31 - 1
-_JUDGED = 1 << 22  # counts judged at a time
+_JUDGED = 1 << 20  # numbers that judging takes at a time
 
 
 @dataclass(frozen=True)
@@ -162,15 +162,17 @@ class RegionClassifier(nn.Module):
         samples = torch.zeros(batch, dtype=torch.int64, device=device)
         decided = torch.zeros(batch, dtype=torch.bool, device=device)
         active = torch.arange(batch, device=device)
-        first = 0
+        first, opening = 0, counts
         for last in rule.checkpoints():
             self._draw(runner, examples, active, counts, first, last)
             samples[active] = last
+            if first == 0 and self.stop == "sequential":
+                opening = counts.clone()
             stays = []
-            for some in active.split(max(1, _JUDGED // runner.num_classes)):
+            for some in active.split(max(1, _JUDGED // max(runner.num_classes, STAKES))):
                 so_far = counts[some]
                 _check_cast(so_far, last, some)
-                stops, proven = rule.judge(so_far, last)
+                stops, proven = rule.judge(so_far, opening[some], last)
                 decided[some] = proven
                 stays.append(some[~stops])
             active = torch.cat(stays)

@@ -109,7 +109,7 @@ def test_at_length_zero_it_is_the_model() -> None:
     x, net = images(50), conv_net().eval()
     assert torch.equal(RegionClassifier(net, 0.0, m=1).predict(x), net(x).argmax(1))
     votes = RegionClassifier(net, 0.0).vote(x)
-    assert (votes.samples == 18).all()
+    assert (votes.samples == 12).all()
     assert (votes.share == 1).all()
 
 
@@ -316,4 +316,4 @@ def test_stopping_on_mnist(data_root: Path) -> None:
     assert wrong.sum() <= stats.binom.isf(1e-4, 400, 2e-3)
     assert (sequential.label == full.label)[sequential.decided].float().mean() >= 0.99
     assert sequential.samples.double().mean() < 120
-    assert (sequential.samples == 18).float().mean() > 0.5
+    assert (sequential.samples == 12).float().mean() > 0.5

@@ -32,6 +32,7 @@ from rcfast.eval.stages.context import Context, Examples, Tally
 from rcfast.eval.store import Arrays, Part
 
 VERSION = 1
+LENGTH_VERSION = 2  # of the search for r: raised when the stopping rule changes
 GRID_ROWS = 10  # labels of an image grid at most
 
 Described = dict[str, Any]
@@ -296,7 +297,7 @@ def length_inputs(ctx: Context) -> Described:
     """Return what the learnt r depends on."""
     own, vote = ctx.config.length, ctx.config.vote
     return {
-        "version": VERSION,
+        "version": LENGTH_VERSION,
         "network": ctx.networks["point"].digest,
         "validation": ctx.dataset.validation.fingerprint,
         "search": [own.r, own.r0, own.step, own.r_max, own.m, own.tolerance, own.stop],

@@ -17,7 +17,7 @@ from rcfast.eval.stages import attack
 from rcfast.eval.stages.context import Context, Tally
 from rcfast.eval.store import Part
 
-VERSION = 1
+VERSION = 2
 BENIGN_BLOCK = 2000
 HISTOGRAM_R = 0.3  # half-width of Figure 2 where there is no region-based classifier
 
