@@ -135,11 +135,14 @@ class PlainTorch:
 
     def __init__(self, eager: nn.Module, compiled: nn.Module, r: float, image: Tensor) -> None:
         self.r, self.dtype = r, next(eager.parameters()).dtype
-        sizes = (250, 500, 1000) if image.device.type == "cuda" else (50, 125, 250, 500)
-        times = {rows: self._seconds(eager, image, rows) for rows in sizes}
-        self.rows = min(rows for rows in sizes if times[rows] <= 1.05 * min(times.values()))
-        faster = self._seconds(compiled, image, self.rows) < self._seconds(eager, image, self.rows)
-        self.name, self.model = ("compiled", compiled) if faster else ("eager", eager)
+        sizes = (250, 500, 1000) if image.device.type == "cuda" else (125, 250, 500)
+        times = {
+            (way, rows): self._seconds(model, image, rows)
+            for rows in sizes
+            for way, model in (("eager", eager), ("compiled", compiled))
+        }
+        self.name, self.rows = min(times, key=times.__getitem__)
+        self.model = compiled if self.name == "compiled" else eager
 
     def _seconds(self, model: nn.Module, image: Tensor, rows: int) -> float:
         return seconds(lambda: self._votes(model, image, rows), image.device, budget=0.0)
@@ -173,14 +176,16 @@ def end_to_end(model: nn.Module, x: Tensor, y: Tensor, r: float, skip_loop: bool
     compiled = torch.compile(reduced.requires_grad_(False), options={"freezing": True})
     plain = PlainTorch(reduced, compiled, r, x[:1])
     ours = compiled if plain.name == "compiled" else reduced
-    # The chunk that (b) found best, rounded up to hold whole first rounds of the sequential rule.
+    # The chunk that (b) found best. A compiled model sees full passes only, and the sequential rule's last rounds
+    # are few points: ten unanimous votes at a time waste less of them.
+    shared: dict[str, Any] = {"m": M, "dtype": torch.bfloat16, "chunk": plain.rows}
     first = unanimous_length(model(x[:1]).shape[1], 1e-3)
-    shared: dict[str, Any] = {"m": M, "dtype": torch.bfloat16, "chunk": -(-plain.rows // first) * first}
+    few = {**shared, "chunk": 10 * first} if device.type == "cpu" else shared
     regions = {
         "rcfast fixed m": RegionClassifier(ours, r, stop=None, **shared),
         "rcfast fixed m, clamp": RegionClassifier(ours, r, stop=None, clip="clamp", **shared),
         "rcfast exact": RegionClassifier(ours, r, stop="exact", **shared),
-        "rcfast sequential": RegionClassifier(ours, r, stop="sequential", **shared),
+        "rcfast sequential": RegionClassifier(ours, r, stop="sequential", **few),
     }
     ways: dict[str, Callable[[Tensor], Tensor]] = {"loop": Loop(model, r), "plain torch": plain}
     if skip_loop:
@@ -295,10 +300,12 @@ def bars(results: dict[str, Any]) -> list[list[str]]:
         ("voting against argmax + bincount, least", least, 1.0, "times"),
     ]
     fixed, sequential = ways["rcfast fixed m"], ways["rcfast sequential"]
+    like = ways["rcfast fixed m, clamp"]  # the loop's own distribution: its labels estimate the same shares
     if fixed["speedup_over_loop"]:
         found += [
             ("fixed m against the loop", fixed["speedup_over_loop"], 6.0, "times"),
-            ("fixed m, labels equal to the loop's", 100 * fixed["equal_to_loop"], 99.9, "%"),
+            ("fixed m, clamp as the loop does", like["speedup_over_loop"], 6.0, "times"),
+            ("fixed m, clamp, labels equal to the loop's", 100 * like["equal_to_loop"], 99.9, "%"),
             ("sequential against the loop", sequential["speedup_over_loop"], 300.0, "times"),
         ]
     rows = [

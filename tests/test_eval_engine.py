@@ -60,6 +60,14 @@ def test_settings_override_the_part_for_the_data_set_which_overrides_the_preset(
     assert build("paper", settings=settings).length.curve_max == 0.1
 
 
+def test_the_quick_preset_takes_a_first_look_at_mnist() -> None:
+    config = build("quick", overrides={"data": {"name": "mnist"}})
+    assert config.defences == ["point", "region"]
+    assert set(config.attacks.names) >= {"T-FGSM", "T-IGSM"}
+    assert config.length.step == 0.05
+    assert config.vote.dtype == "bfloat16"
+
+
 def test_a_preset_may_be_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.toml"
     path.write_text('defences = ["point", "region"]\n[protocol]\nexamples = 7\n')

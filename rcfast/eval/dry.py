@@ -1,5 +1,6 @@
 """What `--dry-run` says: the stages, what is there already, and about how long the rest takes."""
 
+import copy
 import json
 import time
 from collections.abc import Sequence
@@ -16,6 +17,7 @@ from rcfast.eval.progress import Progress, duration
 from rcfast.eval.stages import attack, train, vote
 from rcfast.eval.stages.context import Context, Tally
 from rcfast.eval.store import Store, digest
+from rcfast.training.recipe import Recipe
 
 # Forward passes that one adversarial example costs, as measured on MNIST; an attack's backward passes are in
 # the time of a pass.
@@ -30,11 +32,11 @@ QUERIES = {
     },
 }
 SAMPLES = {
-    "sequential": (20, 150),
+    "sequential": (14, 100),
     "exact": (510, 650),
     "none": (1000, 1000),
 }  # benign, adversarial; m = 1,000
-RADII = 30  # that Algorithm 1 tries
+LIKELY_R = 0.3  # where Algorithm 1 may end
 DRAWING = 20.0  # seconds
 
 
@@ -59,8 +61,11 @@ def describe(config: Config, out: Path, outputs: Sequence[str]) -> str:
     store = Store(out)
     ctx = engine.prepare(config, out, outputs, store, Progress("quiet"))
     make, _, given = train.builder(ctx)
-    forward, backward = pass_seconds(given or make(), ctx)
-    rows = [_train(ctx, backward, forward), *_after(ctx, forward, backward)]
+    network = given or make()
+    _, backward = pass_seconds(network, ctx, torch.float32)  # attacks
+    _, learning = pass_seconds(network, ctx, Recipe().dtype(ctx.device))
+    forward, _ = pass_seconds(network, ctx, getattr(torch, config.vote.dtype or "float32"))
+    rows = [_train(ctx, learning, forward), *_after(ctx, forward, backward)]
     lines = [
         f"{config.data.name} ({len(ctx.dataset.train)} / {len(ctx.dataset.validation)} / "
         f"{len(ctx.dataset.test)} examples), preset {config.preset}, into {out}",
@@ -77,17 +82,20 @@ def describe(config: Config, out: Path, outputs: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def pass_seconds(model: nn.Module, ctx: Context) -> tuple[float, float]:
-    """Return seconds per example of a forward pass, and of a forward and backward pass, measured."""
+def pass_seconds(model: nn.Module, ctx: Context, dtype: torch.dtype) -> tuple[float, float]:
+    """Return seconds per example of a forward pass, and of a forward and backward pass, measured in `dtype`."""
     x = ctx.dataset.train.x[:128].to(ctx.device)
-    model = model.to(ctx.device).eval()
+    model = copy.deepcopy(model).to(ctx.device).eval()
+    if x.dim() == 4:
+        model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
 
     def run(grad: bool) -> float:
         start = time.perf_counter()
-        with torch.set_grad_enabled(grad):
+        reduced = torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32)
+        with torch.set_grad_enabled(grad), reduced:
             logits = model(x.clone().requires_grad_(grad))
-            if grad:
-                logits.sum().backward()
+        if grad:
+            logits.sum().backward()
         logits.sum().item()
         return (time.perf_counter() - start) / len(x)
 
@@ -104,11 +112,15 @@ def _train(ctx: Context, backward: float, forward: float) -> Row:
             continue
         inputs, _ = train.recipe(ctx, name, make, described)
         cost = inputs["recipe"]["epochs"] * examples * backward
-        cost *= {"point": 1, "distillation": 2, "adversarial": 2 + QUERIES["fast"]["DeepFool"]}[name]
+        # One iteration of DeepFool on a minibatch takes a little more than a step of training.
+        made = 1 + 1.2 * ctx.config.train.adversarial.get("attack_settings", {}).get("iterations", 10)
+        cost *= {"point": 1, "distillation": 2, "adversarial": made}[name]
         row.add(found=ctx.store.find("train", inputs, ".safetensors") is not None, seconds=cost)
     if ctx.plan.length:
-        samples = SAMPLES[ctx.config.length.stop][0] * ctx.config.length.m / 1000
-        cost = RADII * len(ctx.dataset.validation) * max(samples, 20) * forward
+        own = ctx.config.length
+        samples = max(SAMPLES[own.stop][0] * own.m / 1000, SAMPLES["sequential"][0])
+        radii = LIKELY_R / own.step + own.curve_max / own.curve_step
+        cost = radii * len(ctx.dataset.validation) * samples * forward
         row.add(found=_length_found(ctx), seconds=cost)
     return row
 
