@@ -1,44 +1,44 @@
 """Our attacks beside those of other libraries and the literal loops: success, noise, seconds, queries.
 
-    python bench/attacks.py --root DATA --model mnist_cnn.safetensors [--dataset mnist] [--examples 10]
-                            [--literal 2] [--only cw-l2,deepfool] [--fresh]
+    python bench/attacks.py [--dataset auto|mnist|digits] [--model mnist_cnn.safetensors] [--examples 10]
+                            [--untargeted 100] [--literal 6] [--only cw-l2,"jsma art"] [--threads 1] [--fresh]
 
 Needs `pip install -e '.[peers]'`; a library that is missing or does not import is reported as such. Every row runs
-on the same network, images and targets (all wrong classes of each example). Rows are kept in
-bench/results/attacks-<device>.json as soon as they are measured; a run that was interrupted goes on where it
-stopped, as long as network, examples and code are the same. Success is judged here, for everybody: the
-network says the target (DeepFool: not the label) for the result clipped to [0,1].
+on the same network, images and targets (all wrong classes of each example); the literal loops, one example at a
+time, on --literal of them, spread over all. Rows are kept in bench/results/attacks-<device>.json as soon as they
+are measured; a run that was interrupted goes on where it stopped, as long as network, examples and code are the
+same. Success is judged here, for everybody: the network says the target (DeepFool: not the label) for the result
+clipped to [0,1].
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
-import importlib.metadata
+import importlib
 import json
 import os
-import platform
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from common import RESULTS, dataset_and_model, header, slug, synchronise, table, without_folders, write
 from torch import Tensor, nn
 
-import rcfast.data
 from rcfast.attacks import CWL0, CWL2, JSMA, CWLinf, DeepFool
-from rcfast.training import load_model
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
-CHUNK = (
-    128  # examples at once, for the libraries that let the caller choose; larger ones were slower on a CPU
-)
+# Examples at once, for the libraries that let the caller choose; larger ones were slower on a CPU.
+CHUNK = 128
 MOVED = 1e-6  # a coordinate that moved by more has changed: libraries round in other places
+PEERS = ("foolbox", "adversarial-robustness-toolbox", "torchattacks", "advertorch")
 
 
 @dataclass
@@ -50,9 +50,7 @@ class Task:
     label: Tensor
     target: Tensor
 
-    def head(self, count: int) -> Task:
-        """count rows, spread over all of them."""
-        rows = torch.linspace(0, len(self.x) - 1, count).round().long()
+    def part(self, rows: list[int]) -> Task:
         return Task(self.model, self.x[rows], self.label[rows], self.target[rows])
 
     def foolbox(self):  # type: ignore[no-untyped-def]
@@ -171,49 +169,58 @@ class Row:
     name: str
     norm: float
     run: Callable[[Task], Tensor]
+    needs: tuple[str, ...] = ()  # imported before the clock starts
     slow: bool = False  # one example at a time: measured on --literal rows only
 
+    @property
+    def key(self) -> str:
+        return f"{self.group} {self.name}"
 
+
+INF = float("inf")
+ART = ("art.attacks.evasion", "art.estimators.classification")
+LOOPS = ("oracles.carlini_wagner",)
 ROWS = (
     Row("deepfool", "rcfast", 2, ours(DeepFool(), "label")),
-    Row("deepfool", "foolbox", 2, foolbox_deepfool),
-    Row("deepfool", "art", 2, art_deepfool),
+    Row("deepfool", "foolbox", 2, foolbox_deepfool, ("foolbox",)),
+    Row("deepfool", "art", 2, art_deepfool, ART),
     Row("jsma", "rcfast", 0, ours(JSMA())),
-    Row("jsma", "art", 0, art_jsma),
-    Row("jsma", "torchattacks", 0, torchattacks_row("JSMA", theta=1.0, gamma=1.0)),
+    Row("jsma", "rcfast prune", 0, ours(JSMA(prune=True))),
+    Row("jsma", "art", 0, art_jsma, ART),
+    Row("jsma", "torchattacks", 0, torchattacks_row("JSMA", theta=1.0, gamma=1.0), ("torchattacks",)),
     Row("cw-l2", "rcfast", 2, ours(CWL2())),
     Row("cw-l2", "rcfast fast", 2, ours(CWL2.fast())),
-    Row("cw-l2", "foolbox", 2, foolbox_cw),
-    Row("cw-l2", "torchattacks", 2, torchattacks_row("CW", c=1, steps=1000, lr=0.01)),
-    Row("cw-l2", "art (100 iterations)", 2, art_cw),
-    Row("cw-l2", "advertorch", 2, advertorch_cw),
-    Row("cw-linf", "rcfast", float("inf"), ours(CWLinf())),
-    Row("cw-linf", "rcfast fast", float("inf"), ours(CWLinf.fast())),
-    Row("cw-linf", "rcfast, literal's examples", float("inf"), ours(CWLinf()), slow=True),
-    Row("cw-linf", "literal", float("inf"), literal("cw_linf"), slow=True),
+    Row("cw-l2", "foolbox", 2, foolbox_cw, ("foolbox",)),
+    Row("cw-l2", "torchattacks", 2, torchattacks_row("CW", c=1, steps=1000, lr=0.01), ("torchattacks",)),
+    Row("cw-l2", "art (100 iterations)", 2, art_cw, ART),
+    Row("cw-l2", "advertorch", 2, advertorch_cw, ("advertorch.attacks",)),
+    Row("cw-linf", "rcfast", INF, ours(CWLinf())),
+    Row("cw-linf", "rcfast fast", INF, ours(CWLinf.fast())),
+    Row("cw-linf", "literal", INF, literal("cw_linf"), LOOPS, slow=True),
     Row("cw-l0", "rcfast", 0, ours(CWL0())),
     Row("cw-l0", "rcfast fast", 0, ours(CWL0.fast())),
-    Row("cw-l0", "rcfast, literal's examples", 0, ours(CWL0()), slow=True),
-    Row("cw-l0", "literal", 0, literal("cw_l0"), slow=True),
+    Row("cw-l0", "literal", 0, literal("cw_l0"), LOOPS, slow=True),
 )
 
 
-def measure(row: Row, task: Task) -> dict:
-    """One row of the table; the error in words where a library does not run."""
+def measure(row: Row, task: Task, examples: list[int]) -> dict[str, Any]:
+    """One row of the table, on these examples of the task; the error in words where a library does not run."""
+    task = task.part(examples)
     asked = [0]
     hook = task.model.register_forward_hook(
         lambda m, args, out: asked.__setitem__(0, asked[0] + len(args[0]))
     )
-    began = time.perf_counter()
     try:
+        for name in row.needs:
+            importlib.import_module(name)
+        began = time.perf_counter()
         adversarial = row.run(task)
-        if task.x.is_cuda:
-            torch.cuda.synchronize()
+        synchronise(task.x.device)
+        seconds = time.perf_counter() - began
     except Exception as error:
-        return {"error": f"{type(error).__name__}: {error}"[:300]}
+        return {"error": without_folders(f"{type(error).__name__}: {error}")[:300]}
     finally:
         hook.remove()
-    seconds = time.perf_counter() - began
     adversarial = adversarial.detach().to(task.x).clamp(0, 1)
     with torch.no_grad():
         said = torch.cat([task.model(part).argmax(1) for part in adversarial.split(CHUNK)])
@@ -224,79 +231,44 @@ def measure(row: Row, task: Task) -> dict:
         "n": len(success),
         "success": int(success.sum()),
         "noise": float(noise[success].mean()) if success.any() else None,
-        "noise_each": [round(float(v), 6) if s else None for v, s in zip(noise, success, strict=True)],
         "seconds_per_example": seconds / len(success),
         "queries_per_example": asked[0] / len(success),
         "load": os.getloadavg()[0],
+        "examples": examples,
+        "noise_each": [round(float(v), 6) if s else None for v, s in zip(noise, success, strict=True)],
     }
 
 
-def make_tasks(args: argparse.Namespace) -> tuple[Task, Task, str]:
-    """The targeted task, the untargeted one, and what both depend on, as a key."""
-    model, _ = load_model(args.model)
-    model = model.eval().to(args.device)
-    test = rcfast.data.load(args.dataset, args.root).test
-    order = torch.randperm(len(test.y), generator=torch.Generator().manual_seed(args.seed))[:1000]
-    x, y = test.x[order].to(args.device), test.y[order].to(args.device)
+def make_tasks(args: argparse.Namespace) -> tuple[Task, Task, str, str]:
+    """The targeted task, the untargeted one, the data set's name, and what all depends on, as a key."""
+    device = torch.device(args.device)
+    dataset, model, name = dataset_and_model(args.dataset, args.root, args.model, device)
+    order = torch.randperm(len(dataset.test.y), generator=torch.Generator().manual_seed(args.seed))[:1000]
+    x, y = dataset.test.x[order].to(device), dataset.test.y[order].to(device)
     with torch.no_grad():
         logits = model(x)
-    right = (logits.argmax(1) == y).nonzero().flatten()[: args.examples]
+    right = (logits.argmax(1) == y).nonzero().flatten()[: max(args.examples, args.untargeted)]
     x, y = x[right], y[right]
-    rows, targets = (torch.arange(logits.shape[1], device=y.device) != y[:, None]).nonzero().T
+    untargeted = Task(model, x[: args.untargeted], y[: args.untargeted], y[: args.untargeted])
+    wrong = torch.arange(logits.shape[1], device=device) != y[: args.examples, None]
+    rows, targets = wrong.nonzero().T
     content = hashlib.sha256()
     for tensor in (x, *model.state_dict().values()):
         content.update(tensor.cpu().contiguous().numpy().tobytes())
-    for path in sorted((ROOT / "rcfast" / "attacks").glob("*.py")):
+    for path in [Path(__file__), *sorted((ROOT / "rcfast" / "attacks").glob("*.py"))]:
         content.update(path.read_bytes())
-    content.update(f"{args.literal} {args.threads}".encode())
-    return Task(model, x[rows], y[rows], targets), Task(model, x, y, y), content.hexdigest()
+    content.update(f"{args.examples} {args.untargeted} {args.literal} {args.threads}".encode())
+    return Task(model, x[rows], y[rows], targets), untargeted, name, content.hexdigest()
 
 
-def environment(args: argparse.Namespace) -> dict:
-    def version(package: str) -> str | None:
+def peers() -> dict[str, str | None]:
+    found: dict[str, str | None] = dict.fromkeys(PEERS)
+    for name in PEERS:
         try:
-            return importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            return None
-
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout
-    packages = ("torch", "foolbox", "adversarial-robustness-toolbox", "torchattacks", "advertorch")
-    processor = platform.processor() or platform.machine()
-    if Path("/proc/cpuinfo").exists():
-        names = [s for s in Path("/proc/cpuinfo").read_text().splitlines() if s.startswith("model name")]
-        processor = names[0].split(":")[1].strip() if names else processor
-    return {
-        "command": " ".join(["python", "bench/attacks.py", *sys.argv[1:]]),
-        "commit": commit.strip(),
-        "processor": processor,
-        "cores": os.cpu_count(),
-        "threads": args.threads,
-        "device": torch.cuda.get_device_name() if args.device == "cuda" else "cpu",
-        "python": platform.python_version(),
-        "versions": {p: version(p) for p in packages},
-        "date": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()),
-    }
-
-
-def write(path: Path, report: dict) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_suffix(".tmp")
-    beside.write_text(json.dumps(report, indent=1) + "\n")
-    os.replace(beside, path)
-
-
-def show(rows: dict[str, dict]) -> None:
-    print(f"{'attack':9} {'by':28} {'success':>10} {'noise':>8} {'s/example':>10} {'queries':>9} {'load':>5}")
-    for key, r in rows.items():
-        group, name = key.split(" ", 1)
-        if "error" in r:
-            print(f"{group:9} {name:28} {r['error'][:70]}")
+            found[name] = version(name)
+        except PackageNotFoundError:
             continue
-        noise = "-" if r["noise"] is None else f"{r['noise']:.4g}"
-        print(
-            f"{group:9} {name:28} {r['success']:>4} / {r['n']:<4}{noise:>8} {r['seconds_per_example']:>10.4f}"
-            f" {r['queries_per_example']:>9.0f} {r['load']:>5.1f}"
-        )
+    return found
 
 
 # (group, ours, the peer, noise of ours at most this share of the peer's, times faster at least)
@@ -304,74 +276,94 @@ BARS = (
     ("cw-l2", "rcfast", "foolbox", 1.01, 5.0),
     ("deepfool", "rcfast", "foolbox", 1.0, 1.5),
     ("jsma", "rcfast", "art", 1.0, 3.0),
-    ("cw-linf", "rcfast, literal's examples", "literal", 1.01, None),
-    ("cw-linf", "rcfast", "literal", None, 30.0),
-    ("cw-l0", "rcfast, literal's examples", "literal", 1.01, None),
-    ("cw-l0", "rcfast", "literal", None, 30.0),
+    ("jsma", "rcfast prune", "art", 1.0, 3.0),
+    ("cw-linf", "rcfast", "literal", 1.01, 30.0),
+    ("cw-l0", "rcfast", "literal", 1.01, 30.0),
 )
 
 
-def judge(rows: dict[str, dict]) -> list[dict]:
-    """Every bar with what was measured; those of which a row is missing are left out."""
-    verdicts = []
+def noise_on_the_same(a: dict[str, Any], b: dict[str, Any]) -> tuple[float, int] | None:
+    """Mean noise of a over that of b on the examples on which both succeed, and how many these are."""
+    of_a, of_b = (dict(zip(r["examples"], r["noise_each"], strict=True)) for r in (a, b))
+    both = [i for i in of_b if of_b[i] is not None and of_a.get(i) is not None]
+    total = sum(of_b[i] for i in both)
+    return (sum(of_a[i] for i in both) / total, len(both)) if total else None
+
+
+def bars(rows: dict[str, dict[str, Any]]) -> list[list[str]]:
+    """Every bar, what was measured, and whether it is met; those of which a row is missing are left out."""
+    found = []
     for group, name, peer, most_noise, least_speed in BARS:
         a, b = rows.get(f"{group} {name}"), rows.get(f"{group} {peer}")
         if not a or not b or "error" in a or "error" in b:
             continue
-        noise = a["noise"] / b["noise"] if a["noise"] is not None and b["noise"] else None
+        what = f"{group}, {name}"
+        won, least = a["success"] / a["n"], b["success"] / b["n"] if group == "jsma" else 1.0
+        found.append([f"{what}: success", f"{won:.1%}", f"at least {least:.1%}", won >= least])
+        same = noise_on_the_same(a, b)
+        ratio, count = same or (INF, 0)
+        measured = f"{ratio:.4f} on {count}"
+        found.append([f"{what}: noise over {peer}", measured, f"at most {most_noise:g}", ratio <= most_noise])
         speed = b["seconds_per_example"] / a["seconds_per_example"]
-        met = a["success"] / a["n"] >= (b["success"] / b["n"] if group == "jsma" else 1.0)
-        met &= most_noise is None or (noise is not None and noise <= most_noise)
-        met &= least_speed is None or speed >= least_speed
-        bar = {"group": group, "ours": name, "peer": peer, "noise_ratio": noise, "speed_ratio": speed}
-        verdicts.append(bar | {"noise_bar": most_noise, "speed_bar": least_speed, "met": bool(met)})
-    return verdicts
+        measured = f"{speed:.1f} times ({a['n']} and {b['n']})"
+        bar = f"at least {least_speed:g} times"
+        found.append([f"{what}: faster than {peer}", measured, bar, speed >= least_speed])
+    return [[*cells, "met" if met else "MISSED"] for *cells, met in found]
 
 
-def main() -> None:
+def cells(group: str, name: str, r: dict[str, Any]) -> list[str]:
+    if "error" in r:
+        return [group, name, r["error"][:70], "", "", "", ""]
+    noise = "-" if r["noise"] is None else f"{r['noise']:.4g}"
+    speed = f"{r['seconds_per_example']:.4f}"
+    asked = f"{r['queries_per_example']:.0f}"
+    return [group, name, f"{r['success']} / {r['n']}", noise, speed, asked, f"{r['load']:.1f}"]
+
+
+def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--dataset", default="mnist")
-    parser.add_argument("--root", help="folder of the data set")
-    parser.add_argument("--model", required=True, help="network saved by rcfast.training.save_model")
-    parser.add_argument(
-        "--examples", type=int, default=10, help="images; each is attacked towards all wrong classes"
-    )
-    parser.add_argument("--literal", type=int, default=2, help="rows for the literal loops")
-    parser.add_argument("--only", default="", help="groups or 'group name', separated by commas")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--fresh", action="store_true", help="measure anew what is there")
-    parser.add_argument("--out", type=Path)
+    add = parser.add_argument
+    add("--dataset", default="auto", help="auto (MNIST where it is on disk, else digits), a name or an .npz")
+    add("--root", type=Path, help="folder of the data sets (default: RCFAST_DATA)")
+    add("--model", type=Path, help="checkpoint of rcfast.training (default: trained once, kept in the cache)")
+    add("--examples", type=int, default=10, help="images attacked towards every class (default: %(default)s)")
+    add("--untargeted", type=int, default=100, help="images for DeepFool (default: %(default)s)")
+    add("--literal", type=int, default=6, help="rows for the literal loops (default: %(default)s)")
+    add("--only", default="", help="groups or 'group name', separated by commas")
+    add("--device", default="cpu")
+    add("--threads", type=int, default=torch.get_num_threads())
+    add("--seed", type=int, default=0, help="of the choice of images")
+    add("--fresh", action="store_true", help="measure anew what is there")
+    add("--out", type=Path, help="result file (default: bench/results/attacks-<device>.json)")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    targeted, untargeted, key = make_tasks(args)
-    out = args.out or ROOT / "bench" / "results" / f"attacks-{args.device}.json"
-    report = json.loads(out.read_text()) if out.exists() and not args.fresh else {}
-    if report.get("key") != key:
-        report = {"key": key, "rows": {}}
+    device = torch.device(args.device)
+    targeted, untargeted, dataset, key = make_tasks(args)
+    path = args.out or RESULTS / f"attacks-{slug(device)}.json"
+    before = json.loads(path.read_text()) if path.is_file() and not args.fresh else {}
+    rows: dict[str, dict[str, Any]] = before["rows"] if before.get("key") == key else {}
+    print(f"{slug(device)}, {dataset}, {len(targeted.x)} targeted examples", flush=True)
     wanted = [w.strip() for w in args.only.split(",") if w.strip()]
     for row in ROWS:
-        name = f"{row.group} {row.name}"
-        if name in report["rows"] or (wanted and row.group not in wanted and name not in wanted):
+        if row.key in rows or (wanted and row.group not in wanted and row.key not in wanted):
             continue
         task = untargeted if row.group == "deepfool" else targeted
-        report["rows"][name] = measure(row, task.head(min(args.literal, len(task.x))) if row.slow else task)
-        order = [f"{r.group} {r.name}" for r in ROWS]
-        report["rows"] = {k: report["rows"][k] for k in order if k in report["rows"]}
-        write(out, report | {"environment": environment(args), "bars": judge(report["rows"])})
-        show({name: report["rows"][name]})
-    print()
-    show(report["rows"])
-    for bar in judge(report["rows"]):
-        noise = "-" if bar["noise_ratio"] is None else f"{bar['noise_ratio']:.4f}"
-        print(
-            f"{bar['group']}: {bar['ours']} against {bar['peer']}: noise ratio {noise} (bar {bar['noise_bar']}), "
-            f"{bar['speed_ratio']:.1f} times faster (bar {bar['speed_bar']}): {'met' if bar['met'] else 'MISSED'}"
-        )
+        count = min(args.literal, len(task.x)) if row.slow else len(task.x)
+        examples = torch.linspace(0, len(task.x) - 1, count).round().long().tolist()
+        rows[row.key] = measure(row, task, examples)
+        rows = {r.key: rows[r.key] for r in ROWS if r.key in rows}
+        report = {**header(device), "peers": peers(), "dataset": dataset, "key": key}
+        write(path, {**report, "rows": rows, "bars": bars(rows)})
+        print("  ".join(cells(row.group, row.name, rows[row.key])), flush=True)
+    columns = ["attack", "by", "success", "noise", "s/example", "queries", "load"]
+    body = [cells(r.group, r.name, rows[r.key]) for r in ROWS if r.key in rows]
+    print("\n" + table("Attacks", columns, body))
+    print(table("Bars", ["what", "measured", "bar", ""], bars(rows)))
+    print(f"in {path}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

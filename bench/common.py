@@ -49,16 +49,17 @@ def commit() -> str | None:
         return None
 
 
-def _without_folders(argument: str) -> str:
-    """Result files carry no path of the machine they were made on."""
-    return Path(argument).name if os.path.isabs(argument) else argument
+def without_folders(text: str) -> str:
+    """Result files carry no path of the machine they were made on: absolute paths shrink to the file's name."""
+    return re.sub(r"(?<!\w)/(?:[^\s/]+/)*(?=\S)", "", text)
 
 
 def header(device: torch.device) -> dict[str, Any]:
+    arguments = map(without_folders, sys.argv[1:])
     return {
         "device": device_name(device),
         "commit": commit(),
-        "command": " ".join(["python", os.path.relpath(sys.argv[0]), *map(_without_folders, sys.argv[1:])]),
+        "command": " ".join(["python", f"bench/{Path(sys.argv[0]).name}", *arguments]),
         "date": time.strftime("%Y-%m-%d"),
         "environment": environment(),
     }

@@ -12,6 +12,8 @@ from torch import Tensor
 from rcfast.attacks._cw import channels_last
 from rcfast.attacks.base import Attack, AttackedModel, check_counts, resolution
 
+PUBLISHED_STEPS = 25  # 100 MNIST images needed 16 at most
+
 
 @dataclass(frozen=True, kw_only=True)
 class DeepFool(Attack):
@@ -20,9 +22,11 @@ class DeepFool(Attack):
     Moosavi-Dezfooli et al., "DeepFool: a simple and accurate method to fool deep neural networks" (2016),
     algorithm 2. With y the predicted label, w_k = grad(Z_k - Z_y) and f_k = Z_k - Z_y at the current point,
     the sum r of the steps grows by (|f_l| / |w_l|²)·w_l, l = argmin_k |f_k| / |w_k|, and the point is clip(x
-    + (1 + overshoot)·r, 0, 1), until the label changes. r itself is never clipped, so that on a linear
-    classifier the steps end next to the closest point of the box. (Leaving out coordinates that the box stops
-    takes a third of the steps, but on MNIST 9% more noise: such steps are long, the boundary is not straight.)
+    + (1 + overshoot)·r, 0, 1), until the label changes. Where the box takes most of every step, these steps
+    shrink and may not arrive: an example that 25 steps did not free goes on from the clipped point, with steps
+    that leave out the coordinates that the box stops. Between two linear classes both kinds of step end next to
+    the closest point of the box. (The second kind from the start takes a third of the steps, but on MNIST 9%
+    more noise: such steps are long, the boundary is not straight.)
 
     iterations: 50; overshoot: 0.02; candidates: 10, the classes with the highest logits at x, the label
     included. Raises ValueError unless iterations >= 1, candidates >= 2 and overshoot >= 0.
@@ -51,9 +55,11 @@ class DeepFool(Attack):
         first = logits.scatter(1, labels[:, None], torch.inf).argsort(dim=1, descending=True, stable=True)
         classes = first[:, : self.candidates]  # [b,K]
         for step in range(self.iterations):
-            change, movable = self._step(model, point, rows, classes)
+            inside = step >= PUBLISHED_STEPS
+            change, movable = self._step(model, point, rows, classes, inside=inside)
             total = total + change
-            point = (x[rows] + (1 + self.overshoot) * total).clamp(0, 1)
+            start, way = (point, change) if inside else (x[rows], total)
+            point = (start + (1 + self.overshoot) * way).clamp(0, 1)
             accepted = self._accepts(model.predict(point, rows), labels[rows])
             adversarial[rows] = point
             stay = ~accepted & movable
@@ -64,9 +70,12 @@ class DeepFool(Attack):
         return adversarial
 
     def _step(
-        self, model: AttackedModel, point: Tensor, rows: Tensor, classes: Tensor
+        self, model: AttackedModel, point: Tensor, rows: Tensor, classes: Tensor, *, inside: bool
     ) -> tuple[Tensor, Tensor]:
-        """The step [a,...] from point [a,...] to the nearest linear boundary, and whether there is one."""
+        """The step [a,...] from point [a,...] to the nearest linear boundary, and whether there is one.
+
+        inside: moves no coordinate that stands at the end of [0,1] towards which it would go.
+        """
 
         def lead(k: int) -> Callable[[Tensor], Tensor]:
             return lambda z: (z.gather(1, classes[:, k : k + 1]) - z.gather(1, classes[:, :1])).sum()
@@ -75,6 +84,9 @@ class DeepFool(Attack):
         values = logits.gather(1, classes)
         gap = (values[:, 1:] - values[:, :1]).abs()  # [a,K-1]
         w = torch.stack([g.flatten(1) for g in gradients], 1)  # [a,K-1,n]
+        if inside:
+            at = point.flatten(1)[:, None]
+            w = w.masked_fill(((at <= 0) & (w < 0)) | ((at >= 1) & (w > 0)), 0)
         square = (w * w).sum(2)
         distance = torch.where(square > 0, gap / square.sqrt(), torch.inf)
         nearest = distance.argmin(1, keepdim=True)
