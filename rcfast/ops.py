@@ -7,11 +7,13 @@ call.
 """
 
 import math
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch._ops import OpOverload
 
 try:
     from rcfast import _C
@@ -68,7 +70,38 @@ def _channels(out: Tensor) -> int:
     raise ValueError(f"out must be contiguous or channels_last, got strides {list(out.stride())}")
 
 
-@torch.library.custom_op("rcfast::sample_hypercube_", mutates_args=("out",), device_types=("cpu", "cuda"))
+# torch.library.custom_op would do all of this, but imports the whole compiler at the first call: 147 MB of memory
+# and two seconds.
+_library = torch.library.Library("rcfast", "FRAGMENT")
+
+
+def _operator(schema: str) -> Callable[[Callable[..., None]], OpOverload]:
+    """Registers a kernel for CPU and CUDA that returns None and writes to the arguments marked in the schema."""
+    name = schema.partition("(")[0]
+
+    def register(kernel: Callable[..., None]) -> OpOverload:
+        _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        operator: OpOverload = getattr(torch.ops.rcfast, name).default
+        written = [i for i, a in enumerate(operator._schema.arguments) if a.is_write]
+
+        def call(*arguments: Any) -> None:
+            kernel(*arguments)
+            for i in written:
+                if not arguments[i].is_inference():  # which track no versions
+                    torch.autograd.graph.increment_version(arguments[i])
+
+        for key in ("CPU", "CUDA"):
+            _library.impl(name, call, key)
+        torch.library.register_fake(f"rcfast::{name}", lambda *arguments: None, lib=_library)
+        return operator
+
+    return register
+
+
+@_operator(
+    "sample_hypercube_(Tensor(a!) out, Tensor x, float r, Tensor? r_each, Tensor example_ids, SymInt seed, "
+    "Tensor? seed_tensor, SymInt first_sample, str clip) -> ()"
+)
 def _sample_hypercube_(
     out: Tensor,
     x: Tensor,
@@ -97,12 +130,7 @@ def _sample_hypercube_(
             _native().sample_hypercube(*arguments)
 
 
-@_sample_hypercube_.register_fake
-def _(out, x, r, r_each, example_ids, seed, seed_tensor, first_sample, clip) -> None:  # type: ignore[no-untyped-def]
-    pass
-
-
-@torch.library.custom_op("rcfast::vote_", mutates_args=("counts",), device_types=("cpu", "cuda"))
+@_operator("vote_(Tensor(a!) counts, Tensor logits) -> ()")
 def _vote_(counts: Tensor, logits: Tensor) -> None:
     if logits.numel() == 0:
         return
@@ -115,13 +143,8 @@ def _vote_(counts: Tensor, logits: Tensor) -> None:
             _native().vote(*arguments)
 
 
-@_vote_.register_fake
-def _(counts, logits) -> None:  # type: ignore[no-untyped-def]
-    pass
-
-
-@torch.library.custom_op(
-    "rcfast::saliency_pair_", mutates_args=("out", "workspace"), device_types=("cpu", "cuda")
+@_operator(
+    "saliency_pair_(Tensor(a!) out, Tensor(b!) workspace, Tensor a, Tensor b, Tensor free, bool down) -> ()"
 )
 def _saliency_pair_(out: Tensor, workspace: Tensor, a: Tensor, b: Tensor, free: Tensor, down: bool) -> None:
     if out.numel() == 0:
@@ -134,11 +157,6 @@ def _saliency_pair_(out: Tensor, workspace: Tensor, a: Tensor, b: Tensor, free: 
     else:
         with torch.cuda.device(out.device):
             _native().saliency_pair(*arguments)
-
-
-@_saliency_pair_.register_fake
-def _(out, workspace, a, b, free, down) -> None:  # type: ignore[no-untyped-def]
-    pass
 
 
 def sample_hypercube_(
