@@ -16,10 +16,7 @@ Model = Callable[[Tensor], Tensor]
 FIRST_ROWS = 32  # the smallest chunk tried
 MAX_ROWS = 1 << 16
 POINT_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}  # the most that one chunk of points may take
-FULL_SECONDS = {
-    "cpu": 0.01,
-    "cuda": 0.1,
-}  # passes this long hide what each costs: larger chunks only take memory
+FULL_SECONDS = {"cpu": 0.03, "cuda": 0.1}  # hardware busy this long is full: larger chunks only cost memory
 GAIN = 1.05  # a larger chunk must bring 5%, or it is not worth its memory
 PATIENCE = 2  # doublings without gain before the search ends
 TIMINGS = 3
