@@ -100,10 +100,8 @@ def test_smallest_change_on_a_linear_classifier(linear, attack, norm):
     assert result.success.all()
     assert ((x + best[:, None] > 1) | (x - best[:, None] < 0)).any(), "the box must be active in some rows"
     assert (result.noise.of(norm) >= best * 0.999).all()
-    # Linf: tau falls by a tenth at a time, and the last success lies below the last tau but one
-    assert (result.noise.of(norm) <= best * (1.03 if norm == 2 else 1.12)).all()
-    if norm != 2:
-        assert result.noise.linf.mean() <= best.mean() * 1.08
+    assert (result.noise.of(norm) <= best * (1.03 if norm == 2 else 1.04)).all()
+    assert result.noise.of(norm).mean() <= best.mean() * (1.01 if norm == 2 else 1.03)
 
 
 def test_fewest_coordinates_on_a_linear_classifier(linear):
@@ -137,7 +135,7 @@ def compare(attack, loop, digits, count):
 @pytest.mark.slow
 def test_l2_follows_the_literal_loop(digits):
     budget = {"iterations": 200, "searches": 5, "c0": 1e-1, "rate": 0.05}
-    for attack, tolerance in ((CWL2(**budget, forecast=False), 0.01), (CWL2(**budget), 0.02)):
+    for attack, tolerance in ((CWL2(**budget, forecast=False), 0.0), (CWL2(**budget), 0.01)):
         result, delta = compare(attack, lambda *a: literal.cw_l2(*a, **budget), digits, 2)
         assert result.noise.l2.mean() <= delta.norm(dim=1).mean() * (1 + tolerance)
 
@@ -146,11 +144,15 @@ def test_l2_follows_the_literal_loop(digits):
 def test_linf_follows_the_literal_loop(digits):
     budget = {"iterations": 200, "rate": 5e-2, "c0": 1e-2, "c_max": 1.0}
     result, delta = compare(
-        CWLinf(**budget, abort_early=False), lambda *a: literal.cw_linf(*a, **budget), digits, 2
+        CWLinf(**budget, abort_early=False, refine=False),
+        lambda *a: literal.cw_linf(*a, **budget),
+        digits,
+        2,
     )
     torch.testing.assert_close(result.noise.linf, delta.abs().amax(1), rtol=0.01, atol=0)
     early = CWLinf(**budget)(*(digits[0], digits[1][:2], digits[2][:2]))
-    assert early.noise.linf.mean() <= result.noise.linf.mean() * 1.1
+    assert early.success.all()
+    assert early.noise.linf.mean() <= delta.abs().amax(1).mean() * 1.01
 
 
 @pytest.mark.slow
@@ -161,7 +163,8 @@ def test_l0_follows_the_literal_loop(digits):
     )
     torch.testing.assert_close(result.noise.l0, (delta != 0).sum(1).float(), rtol=0, atol=2)
     early = CWL0(**budget)(*(digits[0], digits[1][:2], digits[2][:2]))
-    assert early.noise.l0.mean() <= result.noise.l0.mean() + 2
+    assert early.success.all()
+    assert early.noise.l0.mean() <= (delta != 0).sum(1).float().mean() + 2
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: type(a).__name__)

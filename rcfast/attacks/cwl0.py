@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rcfast.attacks._climb import Climb, ClimbingAttack
+from rcfast.attacks._climb import FAR, Climb, ClimbingAttack
 from rcfast.attacks._cw import from_tanh, tanh_slope
 from rcfast.attacks.base import AttackedModel, margin, per_row
 
@@ -16,6 +16,8 @@ MARGIN = 0.01  # by which the target's logit must lead
 SLACK = 1e-4  # a loss f below this is a success
 CHANGED = 1e-4  # a pixel that moved less has not changed
 MATTERS = 0.01  # |delta|·|grad f| of a pixel after which no other is frozen in the same round
+SLIGHT = 0.2  # gradient of the distance, beside that of c·f, that is not what an attempt fails of
+SHORT = 10.0  # by how much c may fall short of what it would need if f were linear
 PORTION = 0.3  # at most this times sqrt(changed pixels) are frozen in a round
 
 
@@ -59,11 +61,18 @@ class CWL0(ClimbingAttack):
         delta = adversarial - state.x
         return delta.flatten(1).square().sum(1), 2 * delta
 
+    def _least_c(self, state: Climb) -> Tensor:
+        if_linear = 2 * state.least / state.steepest  # where the least of the loss would just reach f = 0
+        return torch.where(state.solved | (state.steepest == 0), 0, if_linear / SHORT)
+
+    def _futile(self, state: Climb) -> Tensor:
+        return (state.share < SLIGHT) & (state.least > FAR)
+
     def _missing(self, hinge: Tensor, distance: Tensor, state: Climb) -> Tensor:
         return hinge
 
-    def _goal(self, logits: Tensor) -> Tensor | float:
-        return MARGIN
+    def _goal(self, grain: Tensor) -> Tensor:
+        return MARGIN + 2 * grain
 
     def _succeeds(self, logits: Tensor, distance: Tensor, state: Climb) -> Tensor:
         lead = margin(logits, state.target, targeted=True)

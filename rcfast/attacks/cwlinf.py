@@ -8,11 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rcfast.attacks._climb import Climb, ClimbingAttack
+from rcfast.attacks._climb import FAR, Climb, ClimbingAttack
 from rcfast.attacks._cw import from_tanh
-from rcfast.attacks.base import per_row, resolution
+from rcfast.attacks.base import per_row
 
 TOLERANCE = 1e-4  # a loss below this share of c is a success
+GAP = 0.03  # between the largest change of a success and a tau that failed: closer ones are not told apart
+WEAK = 0.3  # c times the largest gradient, beside the gradient 1 of the penalty, that makes headway
 SHRINK = 0.9  # of tau after a success
 
 
@@ -40,6 +42,7 @@ class CWLinf(ClimbingAttack):
     c0: float = 1e-5
     c_max: float = 20.0
     tau_min: float = 1 / 256
+    refine: bool = True
 
     def _bound(self, x: Tensor) -> Tensor:
         return x.new_ones(len(x))
@@ -52,11 +55,26 @@ class CWLinf(ClimbingAttack):
         excess = delta.abs() - per_row(state.bound, delta)
         return excess.clamp(min=0).flatten(1).sum(1), delta.sign() * (excess > 0)
 
+    def _least_c(self, state: Climb) -> Tensor:
+        return torch.where(state.solved, WEAK / state.slope.flatten(1).abs().amax(1), 0)
+
+    def _futile(self, state: Climb) -> Tensor:
+        return state.least > FAR * state.c
+
+    def _give_up(self, state: Climb) -> Tensor:
+        if not self.refine:
+            return torch.ones_like(state.solved)
+        reached = (state.solution - state.x).flatten(1).abs().amax(1)
+        state.failed = torch.maximum(state.failed, state.bound)
+        state.bound = (state.failed + reached) / 2
+        state.c = state.best_c.clone()
+        return reached <= (1 + GAP) * state.failed
+
     def _missing(self, hinge: Tensor, distance: Tensor, state: Climb) -> Tensor:
         return distance + state.c * hinge
 
-    def _goal(self, logits: Tensor) -> Tensor | float:
-        return 2 * resolution(logits)
+    def _goal(self, grain: Tensor) -> Tensor:
+        return 2 * grain
 
     def _succeeds(self, logits: Tensor, distance: Tensor, state: Climb) -> Tensor:
         return self._accepts(logits, state.target) & (distance < TOLERANCE * state.c)
@@ -64,4 +82,6 @@ class CWLinf(ClimbingAttack):
     def _tighten(self, state: Climb) -> Tensor:
         reached = (state.solution - state.x).flatten(1).abs().amax(1)
         state.bound = SHRINK * torch.minimum(state.bound, reached)
-        return state.bound <= self.tau_min
+        between = state.failed > 0
+        state.bound = torch.where(between, (state.failed + reached) / 2, state.bound)
+        return (state.bound <= self.tau_min) | (between & (reached <= (1 + GAP) * state.failed))
