@@ -30,7 +30,7 @@ from rcfast.attacks._cw import (
 from rcfast.attacks.base import Attack, AttackedModel, check_counts, check_positive, margin, per_row
 
 CHECKS = 40  # times per attempt that the fall of what is missing is looked at
-PATIENCE = 3.0  # how much faster than now a fall may become
+PATIENCE = 1.5  # how much faster than now a fall may become; all of them become slower
 STALLED = 0.9999  # before the first success: a least value above this share of the one before has stalled
 # Adam's steps do not depend on the scale of the loss: once the constraint is this small a part of the
 # gradient throughout an attempt that failed, the same attempt with a larger c fails in the same way.
@@ -38,8 +38,8 @@ NEGLIGIBLE = 1e-2
 SCALE_FREE = 1.0  # the smallest c from which on Adam's epsilon is nothing beside the gradients
 # An attempt after twice the c of the one before that misses at least this share of what that one missed: larger c
 # are not tried.
-FUTILE = 0.9
-FAR = 0.25  # a difference of logits that an attempt which failed for want of c does not miss
+FUTILE = 0.8
+FAR = 0.15  # a difference of logits that an attempt which failed for want of c does not miss
 LOOK = 8  # iterations between two looks on a GPU, where each costs a synchronisation
 
 
