@@ -25,6 +25,7 @@ from rcfast.attacks._cw import (
     roll,
     searched,
     tanh_slope,
+    to_tanh,
     travel,
 )
 from rcfast.attacks.base import Attack, AttackedModel, check_counts, check_positive, margin, per_row
@@ -151,7 +152,7 @@ class ClimbingAttack(Attack):
         zero, no = x.new_zeros(len(x)), torch.zeros_like(labels, dtype=torch.bool)
         return Climb(
             row=rows,
-            w=movable(x),
+            w=self._begin(x),
             first=torch.zeros_like(x),
             second=torch.zeros_like(x),
             clock=torch.zeros_like(labels),
@@ -173,6 +174,10 @@ class ClimbingAttack(Attack):
             solved=no.clone(),
             solution=x.clone(),
         )
+
+    def _begin(self, x: Tensor) -> Tensor:
+        """The w where an attempt starts at x [r,...]; without abort_early the original's."""
+        return movable(x) if self.abort_early else to_tanh(x)
 
     def _advance(self, pair: Searched, state: Climb) -> Tensor:
         """Some iterations; rows whose attempt ended start their next one. Returns finished rows [R]."""
@@ -275,7 +280,7 @@ class ClimbingAttack(Attack):
             finished[rows] = self._give_up(part) | ~part.solved
             state.put(rows, part)
         everyone = torch.arange(len(state), device=state.c.device)
-        state.reset_(everyone, movable(state.solution))
+        state.reset_(everyone, self._begin(state.solution))
         state.least.fill_(torch.inf)
         state.past.fill_(torch.inf)
         state.share.zero_()
