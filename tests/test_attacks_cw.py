@@ -8,8 +8,8 @@ from torch import nn
 import rcfast.data
 from rcfast.attacks import CWL0, CWL2, CWLinf
 from rcfast.attacks._climb import Climb
-from rcfast.attacks._cw import Adam, channels_last, from_tanh, to_tanh
-from rcfast.attacks.base import margin
+from rcfast.attacks._cw import Adam, channels_last, from_tanh, movable, searched, shrink, to_tanh
+from rcfast.attacks.base import AttackedModel, margin
 
 ATTACKS = (
     CWL2(iterations=100, searches=5, c0=0.1, rate=0.1),
@@ -100,10 +100,8 @@ def test_smallest_change_on_a_linear_classifier(linear, attack, norm):
     assert result.success.all()
     assert ((x + best[:, None] > 1) | (x - best[:, None] < 0)).any(), "the box must be active in some rows"
     assert (result.noise.of(norm) >= best * 0.999).all()
-    # Linf: tau falls by a tenth at a time, and the last success lies below the last tau but one
-    assert (result.noise.of(norm) <= best * (1.03 if norm == 2 else 1.12)).all()
-    if norm != 2:
-        assert result.noise.linf.mean() <= best.mean() * 1.08
+    assert (result.noise.of(norm) <= best * (1.03 if norm == 2 else 1.04)).all()
+    assert result.noise.of(norm).mean() <= best.mean() * (1.01 if norm == 2 else 1.03)
 
 
 def test_fewest_coordinates_on_a_linear_classifier(linear):
@@ -137,7 +135,7 @@ def compare(attack, loop, digits, count):
 @pytest.mark.slow
 def test_l2_follows_the_literal_loop(digits):
     budget = {"iterations": 200, "searches": 5, "c0": 1e-1, "rate": 0.05}
-    for attack, tolerance in ((CWL2(**budget, forecast=False), 0.01), (CWL2(**budget), 0.02)):
+    for attack, tolerance in ((CWL2(**budget, forecast=False), 0.0), (CWL2(**budget), 0.01)):
         result, delta = compare(attack, lambda *a: literal.cw_l2(*a, **budget), digits, 2)
         assert result.noise.l2.mean() <= delta.norm(dim=1).mean() * (1 + tolerance)
 
@@ -146,11 +144,15 @@ def test_l2_follows_the_literal_loop(digits):
 def test_linf_follows_the_literal_loop(digits):
     budget = {"iterations": 200, "rate": 5e-2, "c0": 1e-2, "c_max": 1.0}
     result, delta = compare(
-        CWLinf(**budget, abort_early=False), lambda *a: literal.cw_linf(*a, **budget), digits, 2
+        CWLinf(**budget, abort_early=False, refine=False),
+        lambda *a: literal.cw_linf(*a, **budget),
+        digits,
+        2,
     )
     torch.testing.assert_close(result.noise.linf, delta.abs().amax(1), rtol=0.01, atol=0)
     early = CWLinf(**budget)(*(digits[0], digits[1][:2], digits[2][:2]))
-    assert early.noise.linf.mean() <= result.noise.linf.mean() * 1.1
+    assert early.success.all()
+    assert early.noise.linf.mean() <= delta.abs().amax(1).mean() * 1.01
 
 
 @pytest.mark.slow
@@ -161,7 +163,8 @@ def test_l0_follows_the_literal_loop(digits):
     )
     torch.testing.assert_close(result.noise.l0, (delta != 0).sum(1).float(), rtol=0, atol=2)
     early = CWL0(**budget)(*(digits[0], digits[1][:2], digits[2][:2]))
-    assert early.noise.l0.mean() <= result.noise.l0.mean() + 2
+    assert early.success.all()
+    assert early.noise.l0.mean() <= (delta != 0).sum(1).float().mean() + 2
 
 
 @pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: type(a).__name__)
@@ -312,6 +315,48 @@ def test_tanh_space_comes_back():
     x = torch.tensor([0.0, 0.25, 0.5, 1.0])
     assert to_tanh(x).isfinite().all()
     torch.testing.assert_close(from_tanh(to_tanh(x)), x, rtol=0, atol=1e-6)
+
+
+def test_pixels_at_the_faces_start_where_tanh_moves():
+    x = torch.tensor([0.0, 0.25, 1.0])
+    torch.testing.assert_close(from_tanh(movable(x)), x, rtol=0, atol=1e-3)
+    assert movable(x).abs().max() <= 3.5
+
+
+def attacked(model, count):
+    return AttackedModel(model, num_classes=2, limit=64, queries=torch.zeros(count, dtype=torch.int64))
+
+
+def test_shrink_ends_at_the_boundary_and_says_where_there_is_none():
+    model = Linear(torch.tensor([1.0, 1.0]), 1.0).eval()
+    x = torch.full((3, 2), 0.2)
+    point = torch.tensor([[0.52, 0.52], [0.49, 0.49], [0.3, 0.3]])  # beyond, a little before, far before
+    queries = attacked(model, 3)
+    end, found = shrink(queries, x, point, torch.arange(3), lambda z: z[:, 1] > 0)
+    assert found.tolist() == [True, True, False]
+    assert (model(end[:2])[:, 1] > 0).all()
+    torch.testing.assert_close(end[:2], torch.full((2, 2), 0.5), rtol=0, atol=2e-3)
+    assert queries.queries.tolist() == [9, 9, 9]
+
+
+def test_lower_precision_only_where_it_keeps_the_logits():
+    """Logits that differ by less than bfloat16 tells apart are searched in float32; so is whatever is not an image."""
+    scale = torch.tensor([[1.0], [1.0]])
+
+    def shifted(z):
+        return torch.nn.functional.linear(z.flatten(1).mean(1, keepdim=True), scale) + torch.tensor(
+            [1e3, 1e3 + 1]
+        )
+
+    def far(z):
+        return shifted(z).to(torch.bfloat16).float() if torch.is_autocast_enabled("cpu") else shifted(z)
+
+    image, vector = torch.rand(2, 1, 20, 20), torch.rand(2, 400)
+    for model, x, precision in ((far, image, "auto"), (shifted, vector, "auto"), (shifted, image, "float32")):
+        pair = searched(attacked(model, 2), x, precision)
+        assert pair.rough is pair.exact
+    with pytest.raises(ValueError, match="precision"):
+        CWL2(precision="half")
 
 
 def test_channels_last_leaves_the_model_alone(digits):

@@ -14,16 +14,33 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from rcfast.attacks._cw import SPAN, Adam, channels_last, remember, roll, tanh_slope, to_tanh
+from rcfast.attacks._cw import (
+    SPAN,
+    Adam,
+    Precision,
+    Searched,
+    check_precision,
+    movable,
+    remember,
+    roll,
+    searched,
+    tanh_slope,
+    to_tanh,
+    travel,
+)
 from rcfast.attacks.base import Attack, AttackedModel, check_counts, check_positive, margin, per_row
 
-CHECKS = 20  # times per attempt that the fall of what is missing is looked at
-PATIENCE = 3.0  # how much faster than now a fall may become
+CHECKS = 40  # times per attempt that the fall of what is missing is looked at
+PATIENCE = 1.5  # how much faster than now a fall may become; all of them become slower
 STALLED = 0.9999  # before the first success: a least value above this share of the one before has stalled
 # Adam's steps do not depend on the scale of the loss: once the constraint is this small a part of the
 # gradient throughout an attempt that failed, the same attempt with a larger c fails in the same way.
 NEGLIGIBLE = 1e-2
 SCALE_FREE = 1.0  # the smallest c from which on Adam's epsilon is nothing beside the gradients
+# An attempt after twice the c of the one before that misses at least this share of what that one missed: larger c
+# are not tried.
+FUTILE = 0.8
+FAR = 0.15  # a difference of logits that an attempt which failed for want of c does not miss
 LOOK = 8  # iterations between two looks on a GPU, where each costs a synchronisation
 
 
@@ -37,6 +54,10 @@ class Climb(Adam):
     bound: Tensor  # [R] tau, or [R,...] bool: the coordinates that may change
     least: Tensor  # [R] the least that was missing since the last check
     past: Tensor  # [R,SPAN] the least at the checks before
+    before: Tensor  # [R] what the failed attempt before this one missed, infinite after a success
+    failed: Tensor  # [R] the largest tau given up, 0 before
+    best_c: Tensor  # [R] c at the last success
+    steepest: Tensor  # [R] largest squared gradient of f in this attempt
     share: Tensor  # [R] the largest gradient of the constraint in this attempt, relative to that of c·f
     hit: Tensor  # [R] bool: the attempt succeeded
     over: Tensor  # [R] bool: the attempt failed
@@ -58,8 +79,10 @@ class ClimbingAttack(Attack):
     c0: float
     c_max: float
     abort_early: bool = True
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
+        check_precision(self.precision)
         check_counts(iterations=self.iterations)
         check_positive(rate=self.rate, c0=self.c0, c_max=self.c_max)
 
@@ -84,30 +107,42 @@ class ClimbingAttack(Attack):
         """What must reach zero [R] for a success."""
 
     @abstractmethod
-    def _goal(self, logits: Tensor) -> Tensor | float:
-        """The margin between logits from which f is zero."""
+    def _goal(self, grain: Tensor) -> Tensor:
+        """The margin between logits from which f is zero; what may be rounding is grain [R]."""
 
     @abstractmethod
     def _tighten(self, state: Climb) -> Tensor:
         """Tightens the bound of rows that succeeded, in place; returns which rows [r] have nothing left."""
+
+    @abstractmethod
+    def _least_c(self, state: Climb) -> Tensor:
+        """The smallest c [r] that is worth an attempt, by the gradients met."""
+
+    @abstractmethod
+    def _futile(self, state: Climb) -> Tensor:
+        """Which failed attempts [r] missed by so much that no larger c would succeed."""
+
+    def _give_up(self, state: Climb) -> Tensor:
+        """What happens to rows whose bound cannot be met, in place; returns which are finished [r]."""
+        return torch.ones_like(state.solved)
 
     def _polish(self, model: AttackedModel, state: Climb) -> Tensor:
         """The solutions [r,...] handed out for rows that are finished."""
         return state.solution
 
     def _run(self, model: AttackedModel, x: Tensor, labels: Tensor) -> Tensor:
-        model = channels_last(model, x)
+        pair = searched(model, x, self.precision)
         adversarial = x.clone()
 
         def finish(state: Climb) -> None:
-            adversarial[state.row] = self._polish(model, state)
+            adversarial[state.row] = self._polish(pair.exact, state)
 
         roll(
             len(x),
             model.limit,
             device=x.device,
             start=lambda rows: self._start(rows, x[rows], labels[rows]),
-            advance=lambda state: self._advance(model, state),
+            advance=lambda state: self._advance(pair, state),
             finish=finish,
             progress=model.progress,
         )
@@ -117,7 +152,7 @@ class ClimbingAttack(Attack):
         zero, no = x.new_zeros(len(x)), torch.zeros_like(labels, dtype=torch.bool)
         return Climb(
             row=rows,
-            w=to_tanh(x),
+            w=self._begin(x),
             first=torch.zeros_like(x),
             second=torch.zeros_like(x),
             clock=torch.zeros_like(labels),
@@ -127,6 +162,10 @@ class ClimbingAttack(Attack):
             bound=self._bound(x),
             least=zero + torch.inf,
             past=zero[:, None].repeat(1, SPAN) + torch.inf,
+            before=zero + torch.inf,
+            failed=zero.clone(),
+            best_c=zero + self.c0,
+            steepest=zero.clone(),
             share=zero.clone(),
             hit=no,
             over=no.clone(),
@@ -136,10 +175,14 @@ class ClimbingAttack(Attack):
             solution=x.clone(),
         )
 
-    def _advance(self, model: AttackedModel, state: Climb) -> Tensor:
+    def _begin(self, x: Tensor) -> Tensor:
+        """The w where an attempt starts at x [r,...]; without abort_early the original's."""
+        return movable(x) if self.abort_early else to_tanh(x)
+
+    def _advance(self, pair: Searched, state: Climb) -> Tensor:
         """Some iterations; rows whose attempt ended start their next one. Returns finished rows [R]."""
         for _ in range(LOOK if state.w.is_cuda else 1):
-            self._step(model, state)
+            self._step(pair, state)
         finished = torch.zeros_like(state.hit)
         ended = (state.hit | state.over).nonzero().flatten()
         if len(ended):
@@ -148,20 +191,36 @@ class ClimbingAttack(Attack):
             state.put(ended, part)
         return finished
 
-    def _step(self, model: AttackedModel, state: Climb) -> None:
+    def _step(self, pair: Searched, state: Climb) -> None:
         adversarial = self._adversarial(state)
-        logits, (slope,) = model.gradients(
+        logits, (slope,) = pair.rough.gradients(
             adversarial, state.row, lambda z: -margin(z, state.target, targeted=True)
         )
-        hinge = (self._goal(logits) - margin(logits, state.target, targeted=True)).clamp(min=0)
+        grain = pair.grain(logits)
+        lack = self._goal(grain) - margin(logits, state.target, targeted=True)
+        hinge = lack.clamp(min=0)
         distance, pull = self._distance(adversarial, state)
-        self._record(state, adversarial, slope, self._succeeds(logits, distance, state))
+        success = self._succeeds(logits, distance, state)
+        if pair.rough is not pair.exact:
+            success &= lack < grain  # rarely a success by rounding alone
+            self._confirm(pair.exact, state, adversarial, distance, success)
+        self._record(state, adversarial, slope, success)
         push = slope * per_row(state.c * (hinge > 0), slope)
+        state.steepest = torch.maximum(state.steepest, slope.flatten(1).square().sum(1))
         share = pull.flatten(1).abs().amax(1) / push.flatten(1).abs().amax(1)
         state.share = torch.maximum(state.share, share.nan_to_num(nan=torch.inf))
         self._check_fall(state, self._missing(hinge, distance, state))
         state.step_((push + pull).mul_(self._slope(adversarial, state)), self.rate)
         state.over |= (state.clock >= self.iterations) & ~state.hit
+
+    def _confirm(
+        self, model: AttackedModel, state: Climb, adversarial: Tensor, distance: Tensor, success: Tensor
+    ) -> None:
+        """Takes back successes [R] that are none by exact logits, in place."""
+        rows = (success & ~(state.hit | state.over)).nonzero().flatten()
+        if len(rows):
+            logits = model.predict(adversarial[rows], state.row[rows])
+            success[rows] = self._succeeds(logits, distance[rows], state.select(rows))
 
     def _slope(self, adversarial: Tensor, state: Climb) -> Tensor:
         """dx/dw [R,...]."""
@@ -189,7 +248,9 @@ class ClimbingAttack(Attack):
         fall = state.past[:, 0] - state.least  # infinite for the first SPAN checks
         late = PATIENCE * fall / SPAN * left < state.least
         stalled = state.least > STALLED * state.past[:, 0]
-        state.over = state.over | (check & ~state.hit & torch.where(state.solved, late, stalled))
+        hopeless = ~state.solved & (state.c < self._least_c(state))
+        stalled &= state.clock >= travel(self.rate)
+        state.over = state.over | (check & ~state.hit & (torch.where(state.solved, late, stalled) | hopeless))
         state.past = remember(state.past, state.least, check)
 
     def _next_attempt(self, state: Climb) -> Tensor:
@@ -203,15 +264,27 @@ class ClimbingAttack(Attack):
             finished[won] = self._tighten(part)
             state.put(won, part)
         lost = ~state.hit
+        state.best_c = torch.where(lost, state.best_c, state.c)
+        futile = (state.least >= FUTILE * state.before) | self._futile(state)
         state.c = torch.where(lost, state.c * 2, state.c)
-        finished |= lost & (state.c >= self.c_max)
+        given_up = lost & (state.c >= self.c_max)
         if self.abort_early:
-            finished |= lost & (state.share < NEGLIGIBLE) & (state.c >= SCALE_FREE)
+            state.c = torch.maximum(state.c, self._least_c(state))
+            given_up |= lost & (state.share < NEGLIGIBLE) & (state.c >= SCALE_FREE)
+            given_up |= lost & state.solved & futile
+        state.before = torch.where(lost, state.least, torch.inf)
+        rows = given_up.nonzero().flatten()
+        if len(rows):
+            part = state.select(rows)
+            part.before.fill_(torch.inf)
+            finished[rows] = self._give_up(part) | ~part.solved
+            state.put(rows, part)
         everyone = torch.arange(len(state), device=state.c.device)
-        state.reset_(everyone, to_tanh(state.solution))
+        state.reset_(everyone, self._begin(state.solution))
         state.least.fill_(torch.inf)
         state.past.fill_(torch.inf)
         state.share.zero_()
+        state.steepest.zero_()
         state.hit.zero_()
         state.over.zero_()
         return finished

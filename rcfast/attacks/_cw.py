@@ -6,23 +6,43 @@ Source: Carlini and Wagner, "Towards evaluating the robustness of neural network
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Self, TypeVar
+from typing import Literal, Self, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
-from rcfast.attacks.base import AttackedModel, Model, per_row
+from rcfast.attacks.base import AttackedModel, Model, per_row, resolution
+from rcfast.hardware import has_bfloat16_units
 
 # atanh of exactly 0 or 1 is infinite, and its gradient zero: this keeps such pixels movable.
 ATANH_SCALE = 0.999999
+# |w| where searches start at most: pixels at 0 or 1 start 0.0009 inside. On MNIST, from |w| = 7.25 (ATANH_SCALE) the
+# first success came up to 250 iterations later and the noise after 600 was 4% higher.
+START = 3.5
+TRAVEL = 1.5  # |w| from START to where the slope of tanh is 20 times what it is there
+LARGE = 256  # coordinates of an image from which on bfloat16 was faster
+TRIED = 4  # rows on which bfloat16 is compared
+REACH, HALVINGS = 0.1, 9  # of the line search: 0.1 towards x and beyond, to 0.0004 of the noise
+CLOSE = 0.05  # the largest error of a logit in bfloat16, as a share of the largest logit
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # of Adam
 
 
 def to_tanh(x: Tensor) -> Tensor:
     """w with x ≈ (tanh w + 1)/2, finite for every x in [0,1]."""
     return torch.atanh((2 * x - 1) * ATANH_SCALE)
+
+
+def movable(x: Tensor) -> Tensor:
+    """The w where a search starts at x: at most START from 0, because farther out tanh is too flat to move."""
+    return to_tanh(x).clamp(-START, START)
+
+
+def travel(rate: float) -> int:
+    """Steps of Adam in which a pixel at 0 or 1 comes from `movable` to where tanh has a slope."""
+    return math.ceil(TRAVEL / rate)
 
 
 def from_tanh(w: Tensor) -> Tensor:
@@ -138,10 +158,90 @@ def channels_last(model: AttackedModel, x: Tensor) -> AttackedModel:
     if x.device.type != "cpu" or x.dim() != 4:
         return model
     faster = _reformatted(model.model)
-    if faster is None:
+    return model if faster is None else _calling(model, faster)
+
+
+def half(model: AttackedModel, x: Tensor) -> AttackedModel:
+    """The same model computing in bfloat16 where that pays and keeps its logits, for the steps of a search.
+
+    It pays on images x [n,C,H,W] float32 on a CPU with units for bfloat16; on Zen 4 a forward and
+    backward pass of the MNIST network takes 0.4 of the time. Its successes are to be confirmed with `model`.
+    """
+    if (
+        x.dtype != torch.float32
+        or x.dim() != 4
+        or x[0].numel() < LARGE
+        or torch.is_autocast_enabled(x.device.type)
+    ):
         return model
+    if x.device.type != "cpu" or not has_bfloat16_units("cpu"):
+        return model
+    inner = model.model
+
+    def lower(z: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return inner(z).to(z.dtype)
+
+    few = x[:TRIED]
+    try:
+        exact, rough = inner(few), lower(few)
+    except (RuntimeError, TypeError):  # not every module can be called under autocast
+        return model
+    spread = (exact - exact.mean(1, keepdim=True)).abs().amax(1)
+    error = (rough - exact - (rough - exact).mean(1, keepdim=True)).abs().amax(1)
+    return _calling(model, lower) if bool((error <= CLOSE * spread).all()) else model
+
+
+Precision = Literal["auto", "float32"]
+
+
+def check_precision(precision: str) -> None:
+    if precision not in get_args(Precision):
+        raise ValueError(f"precision must be auto or float32, got {precision!r}")
+
+
+@dataclass(frozen=True)
+class Searched:
+    """An attacked model: `rough` for the gradients of a search, `exact` for what it hands out."""
+
+    exact: AttackedModel
+    rough: AttackedModel
+
+    def grain(self, logits: Tensor) -> Tensor:
+        """Differences of rough logits [n,L] up to this [n] may be rounding."""
+        if self.rough is self.exact:
+            return resolution(logits)
+        return torch.finfo(torch.bfloat16).eps / 2 * logits.abs().amax(1)
+
+
+def searched(model: AttackedModel, x: Tensor, precision: Precision) -> Searched:
+    exact = channels_last(model, x)
+    return Searched(exact, exact if precision == "float32" else half(exact, x))
+
+
+def shrink(
+    model: AttackedModel, x: Tensor, point: Tensor, rows: Tensor, accepts: Callable[[Tensor], Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The least noisy success [n,...] between x and a little beyond point [n,...], and whether there is one [n].
+
+    A bisection: forward passes only. accepts: logits [n,L] -> bool [n].
+    """
+    delta = point - x
+    low = x.new_full((len(x),), 1 - REACH)
+    high = torch.full_like(low, 1 + REACH)
+    found = torch.zeros_like(rows, dtype=torch.bool)
+    for _ in range(HALVINGS):
+        scale = (low + high) / 2  # the first is the point itself
+        good = accepts(model.predict((x + per_row(scale, x) * delta).clamp(0, 1), rows))
+        found |= good
+        high, low = torch.where(good, scale, high), torch.where(good, low, scale)
+    return (x + per_row(high, x) * delta).clamp(0, 1), found
+
+
+def _calling(model: AttackedModel, function: Model) -> AttackedModel:
+    """The attacked model with another function inside; both count their queries in the same place."""
     changed = copy.copy(model)
-    changed.model = faster
+    changed.model = function
     return changed
 
 

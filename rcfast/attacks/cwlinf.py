@@ -8,11 +8,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rcfast.attacks._climb import Climb, ClimbingAttack
+from rcfast.attacks._climb import FAR, Climb, ClimbingAttack
 from rcfast.attacks._cw import from_tanh
-from rcfast.attacks.base import per_row, resolution
+from rcfast.attacks.base import per_row
 
 TOLERANCE = 1e-4  # a loss below this share of c is a success
+GAP = 0.03  # between the largest change of a success and a tau that failed: closer ones are not told apart
+WEAK = 0.3  # c times the largest gradient, beside the gradient 1 of the penalty, that makes headway
 SHRINK = 0.9  # of tau after a success
 
 
@@ -25,9 +27,15 @@ class CWLinf(ClimbingAttack):
     each attempt starts at the last success. Without a success c doubles, from `c0` below `c_max`; the last
     success is returned when c or tau (`tau_min`) ends.
 
+    refine: when the largest c fails, go on between the tau that failed and the largest change of the last success, in
+    halves, until they are within 3%. Never more noise than without it.
+
     abort_early ends an attempt that would not succeed within `iterations` if what is missing went on falling
-    at three times its present pace; before the first success, one in which it fell by less than 0.01% in a
-    fifth of them. Without it, as in the original, each takes all of them.
+    at one and a half times its present pace; before the first success, one in which it fell by less than 0.01% in a
+    tenth of them after pixels at 0 or 1 had time to move. After the first success c is at least 0.3 over the largest
+    gradient, below which the penalty leaves Adam no headway, and larger c are left out when f stays far from zero
+    or twice the c missed hardly less. Without it, as in the original, all are taken. `precision` of the gradients:
+    `auto` is bfloat16 where that is faster and close; every success is confirmed in the precision of x.
 
     Source: Carlini and Wagner (2017), section VI.C; the paper's equation (5). Defaults are the original's.
     Raises ValueError for a hyperparameter that is not positive.
@@ -40,6 +48,7 @@ class CWLinf(ClimbingAttack):
     c0: float = 1e-5
     c_max: float = 20.0
     tau_min: float = 1 / 256
+    refine: bool = True
 
     def _bound(self, x: Tensor) -> Tensor:
         return x.new_ones(len(x))
@@ -52,11 +61,26 @@ class CWLinf(ClimbingAttack):
         excess = delta.abs() - per_row(state.bound, delta)
         return excess.clamp(min=0).flatten(1).sum(1), delta.sign() * (excess > 0)
 
+    def _least_c(self, state: Climb) -> Tensor:
+        return torch.where(state.solved, WEAK / state.slope.flatten(1).abs().amax(1), 0)
+
+    def _futile(self, state: Climb) -> Tensor:
+        return state.least > FAR * state.c
+
+    def _give_up(self, state: Climb) -> Tensor:
+        if not self.refine:
+            return torch.ones_like(state.solved)
+        reached = (state.solution - state.x).flatten(1).abs().amax(1)
+        state.failed = torch.maximum(state.failed, state.bound)
+        state.bound = (state.failed + reached) / 2
+        state.c = state.best_c.clone()
+        return reached <= (1 + GAP) * state.failed
+
     def _missing(self, hinge: Tensor, distance: Tensor, state: Climb) -> Tensor:
         return distance + state.c * hinge
 
-    def _goal(self, logits: Tensor) -> Tensor | float:
-        return 2 * resolution(logits)
+    def _goal(self, grain: Tensor) -> Tensor:
+        return 2 * grain
 
     def _succeeds(self, logits: Tensor, distance: Tensor, state: Climb) -> Tensor:
         return self._accepts(logits, state.target) & (distance < TOLERANCE * state.c)
@@ -64,4 +88,6 @@ class CWLinf(ClimbingAttack):
     def _tighten(self, state: Climb) -> Tensor:
         reached = (state.solution - state.x).flatten(1).abs().amax(1)
         state.bound = SHRINK * torch.minimum(state.bound, reached)
-        return state.bound <= self.tau_min
+        between = state.failed > 0
+        state.bound = torch.where(between, (state.failed + reached) / 2, state.bound)
+        return (state.bound <= self.tau_min) | (between & (reached <= (1 + GAP) * state.failed))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import nn
+
+from rcfast.hardware import has_bfloat16_units
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -80,19 +80,8 @@ class Recipe:
     def dtype(self, device: torch.device) -> torch.dtype:
         """What `precision` means on this device."""
         if self.precision == "auto":
-            return torch.bfloat16 if _has_bfloat16_units(device.type) else torch.float32
+            return torch.bfloat16 if has_bfloat16_units(device.type) else torch.float32
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
-
-
-@cache
-def _has_bfloat16_units(device: str) -> bool:
-    if device == "cuda":
-        return torch.cuda.get_device_capability() >= (8, 0)
-    cpuinfo = Path("/proc/cpuinfo")
-    if device != "cpu" or not cpuinfo.is_file():
-        return False
-    flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "").split()
-    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 RECIPES: dict[str, Recipe] = {
