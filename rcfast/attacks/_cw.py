@@ -182,7 +182,9 @@ def half(model: AttackedModel, x: Tensor) -> AttackedModel:
         with torch.autocast(x.device.type, torch.bfloat16):
             return inner(z).to(z.dtype)
 
-    few = x[:TRIED]
+    # Noise that is always the same, not x: who is attacked together must not decide about the precision.
+    noise = torch.rand(TRIED, *x.shape[1:], generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    few = noise.to(x.device)
     try:
         exact, rough = inner(few), lower(few)
     except (RuntimeError, TypeError):  # not every module can be called under autocast
