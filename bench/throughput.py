@@ -28,6 +28,7 @@ from rcfast.stopping import unanimous_length
 LENGTHS = {"mnist": 0.3, "cifar10": 0.02, "digits": 0.3}
 DTYPES = (torch.float32, torch.bfloat16)
 PARTS = 4  # in which the ways take turns
+PARTS_OF_A_RUN = ("kernels", "memory", "votes")
 
 
 def short(dtype: torch.dtype) -> str:
@@ -326,6 +327,11 @@ def main() -> int:
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     add("--images", type=int, default=1000, help="test images of the end-to-end part (default: %(default)s)")
     add("--skip-loop", action="store_true", help="leave out the slow loop")
+    add(
+        "--parts",
+        default=",".join(PARTS_OF_A_RUN),
+        help="measure only these anew, keep the file's others (%(default)s)",
+    )
     add("--out", type=Path, help="result file (default: bench/results/throughput-<device>.json)")
     add("--memory-of", help=argparse.SUPPRESS)
     add("--m", type=int, help=argparse.SUPPRESS)
@@ -338,17 +344,30 @@ def main() -> int:
     if arguments.memory_of:
         print(memory_of(arguments.memory_of, arguments.m, model, x[:1], r))
         return 0
-    results: dict[str, Any] = {**header(device), "dataset": name}
-    print(f"{results['device']}, {name}, commit {results['commit']}", flush=True)
-    limits = Limits(device)
-    results["sampling"] = sampling(device, limits)
-    results["voting"] = voting(device, limits)
-    results["limits"] = limits.found
-    results["memory"] = memory(arguments)
-    results["end_to_end"] = end_to_end(model, x, y, r, arguments.skip_loop)
+    path = arguments.out or RESULTS / f"throughput-{slug(device)}.json"
+    parts = arguments.parts.split(",")
+    if unknown := set(parts) - set(PARTS_OF_A_RUN):
+        parser.error(f"--parts must be among {', '.join(PARTS_OF_A_RUN)}, got {sorted(unknown)[0]!r}")
+    own = {**header(device), "dataset": name}
+    print(f"{own['device']}, {name}, commit {own['commit']}", flush=True)
+    results: dict[str, Any] = own
+    if set(parts) != set(PARTS_OF_A_RUN):
+        results = json.loads(path.read_text())
+        if (results["device"], results["dataset"]) != (own["device"], name):
+            parser.error(f"{path.name} is of {results['device']}, {results['dataset']}")
+    measured = results.setdefault("measured", {})
+    measured.update({part: {k: own[k] for k in ("commit", "command", "date")} for part in parts})
+    if "kernels" in parts:
+        limits = Limits(device)
+        results["sampling"] = sampling(device, limits)
+        results["voting"] = voting(device, limits)
+        results["limits"] = limits.found
+    if "memory" in parts:
+        results["memory"] = memory(arguments)
+    if "votes" in parts:
+        results["end_to_end"] = end_to_end(model, x, y, r, arguments.skip_loop)
     results["bars"] = bars(results) if device.type == "cpu" else []
     show(results)
-    path = arguments.out or RESULTS / f"throughput-{slug(device)}.json"
     write(path, results)
     print(f"written to {path}")
     return 0
