@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
 
 def configuration(arguments: argparse.Namespace) -> Config:
     """Return the configuration of a command line. Raises ConfigError."""
-    over: dict[str, Any] = {"data": {}, "model": {}}
+    over: dict[str, Any] = {}
     for option, section, key in (
         ("dataset", "data", "name"),
         ("root", "data", "root"),
@@ -89,7 +89,7 @@ def configuration(arguments: argparse.Namespace) -> Config:
     ):
         value = getattr(arguments, option)
         if value is not None:
-            (over[section] if section else over)[key] = value
+            (over.setdefault(section, {}) if section else over)[key] = value
     return build(arguments.preset, overrides=over, settings=arguments.set)
 
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from rcfast import attacks, models, training
 from rcfast.calibration import LengthSearch, learn_length
-from rcfast.eval.config import Config, ConfigError
+from rcfast.eval.config import TRAINING_ATTACK, Config, ConfigError
 from rcfast.eval.defences import (
     Network,
     in_batches,
@@ -189,12 +189,15 @@ def recipe(
 
 def training_attack(settings: Described) -> Any:
     """Take the attack of adversarial training out of its settings: name, budget, and single values."""
-    name, budget = settings.pop("attack", "DeepFool"), settings.pop("attack_budget", "paper")
+    name, budget = settings.pop("attack", TRAINING_ATTACK), settings.pop("attack_budget", "paper")
     own = settings.pop("attack_settings", {})
     try:
-        return attacks.get(name, budget=budget).replace(**own)
-    except (KeyError, TypeError, ValueError) as error:
+        made = attacks.get(name, budget=budget, **own)
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"train.adversarial.attack: {error}") from error
+    if made.targeted:
+        raise ConfigError(f"train.adversarial.attack must be an untargeted attack, got {name!r}")
+    return made
 
 
 def _train(ctx: Context, name: str, inputs: Described, train: Callable[[Path], nn.Module]) -> Part:
