@@ -9,7 +9,9 @@ import pytest
 from rcfast import data
 from rcfast.attacks import get
 from rcfast.eval import cli
-from rcfast.eval.config import ConfigError, build
+from rcfast.eval.config import TARGETED, ConfigError, build
+from rcfast.eval.plan import Unit
+from rcfast.eval.stages.attack import make
 from rcfast.eval.stages.train import training_attack
 
 
@@ -46,6 +48,33 @@ def test_another_training_attack_drops_the_settings_of_the_presets(preset: str) 
         "candidates"
         not in adversarial("attack_settings={}", "attack_settings.iterations=7")["attack_settings"]
     )
+
+
+TUNED = """
+[attacks]
+budget = "fast"
+settings = { T-CW-L2 = { iterations = 100, c0 = 1.0 } }
+confidence_settings = { c0 = 10.0 }
+"""
+
+
+@pytest.mark.parametrize("preset", ["quick", "cpu", "tuned.toml"])
+def test_a_budget_means_what_it_says(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("tuned.toml").write_text(TUNED)
+    tuned = build(preset).attacks
+    assert preset != "tuned.toml" or (tuned.settings and tuned.confidence_settings)
+    for budget in ("paper", "fast"):
+        config = build(preset, settings=[f"attacks.budget={budget}"])
+        assert (config.attacks.settings, config.attacks.confidence_settings) == ({}, {})
+        assert config.attacks.names == tuned.names
+        for name in (*TARGETED, "DeepFool"):
+            assert make(config, Unit("point", name)) == get(name, budget=budget)
+        assert make(config, Unit("point", "T-CW-L2", 20.0)) == get("T-CW-L2", budget=budget, confidence=20.0)
+    own = ["attacks.settings.T-FGSM.steps=17", "attacks.budget=paper", "attacks.confidence_settings={c0=2.0}"]
+    config = build(preset, settings=own)
+    assert config.attacks.settings == {"T-FGSM": {"steps": 17}}
+    assert config.attacks.confidence_settings == {"c0": 2.0}
 
 
 def test_the_training_attack_is_made_with_its_settings_and_refused_if_targeted() -> None:

@@ -168,6 +168,10 @@ def _untune(table: dict[str, Any], asked: Mapping[str, Any]) -> None:
     attack, tuned = _at(asked, "train", "adversarial", "attack"), _at(table, "train", "adversarial")
     if isinstance(tuned, dict) and attack not in (None, tuned.get("attack", TRAINING_ATTACK)):
         tuned.pop("attack_settings", None)
+    attacks = _at(table, "attacks")
+    if isinstance(attacks, dict) and _at(asked, "attacks", "budget") is not None:
+        for name in ("settings", "confidence_settings"):
+            attacks.pop(name, None)
 
 
 def build(
@@ -176,7 +180,8 @@ def build(
     """Return the configuration: the preset, its part for the data set, then `overrides`, then `settings`.
 
     overrides: nested, as in the TOML. settings: strings `key.key=value`. Tables are merged, but an empty one
-    replaces the preset's; another `train.adversarial.attack` drops the `attack_settings` of the preset's.
+    replaces the preset's; another `train.adversarial.attack` drops the `attack_settings` of the preset's, a given
+    `attacks.budget` the preset's `attacks.settings` and `attacks.confidence_settings`.
     Raises ConfigError for an unknown key, a wrong type or a value out of range, naming the key.
     """
     table = preset_table(preset)
