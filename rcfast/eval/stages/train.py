@@ -145,6 +145,11 @@ def network(ctx: Context, name: str, tally: Tally) -> Network:
     if part is None:
         part = _train(ctx, name, inputs, train)
     tally.add(part, reused=reused)
+    return load(ctx, name, make, part)
+
+
+def load(ctx: Context, name: str, make: Callable[[], nn.Module], part: Part) -> Network:
+    """Return the network of a part."""
     # Also when just trained: a network fresh from training keeps another memory format and rounds otherwise.
     model, _ = training.load_model(part.path, model=make())
     return Network(name, model.to(ctx.device).eval(), part.digest)
