@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
@@ -278,11 +277,3 @@ def _warn(ctx: Context, results: Results) -> None:
         ctx.warn(
             f"CA-L2 on {', '.join(limited)} combines k = 0 only (and DeepFool), see attacks.confidence_models"
         )
-
-
-def summary(results: Results) -> dict[str, Any]:
-    """Return the numbers of the closing lines: accuracy, r, and the main success rates."""
-    return {
-        "accuracy": {row["defence"]: row["correct"] / row["n"] for row in results["accuracy"] if row["n"]},
-        "r": results["length"]["r"] if "length" in results else None,
-    }
