@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rcfast.eval.config import PRESETS, Config, ConfigError, build
+from rcfast.eval.config import PRESETS, Config, ConfigError, StageError, build
 from rcfast.eval.plan import parse_only
 from rcfast.eval.progress import Progress
 from rcfast.eval.results import OUTPUTS
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except ConfigError as error:
         return _fail(f"{made.prog}: {error}", BAD_ARGUMENTS)
-    except StoreError as error:
+    except (StoreError, StageError) as error:
         return _fail(f"{made.prog}: {error}", FAILED)
     except KeyboardInterrupt:
         return _fail(

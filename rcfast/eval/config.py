@@ -26,6 +26,10 @@ class ConfigError(ValueError):
     """A setting that cannot be used; the message names it and its value."""
 
 
+class StageError(RuntimeError):
+    """Training, an attack or a classifier that gave up on what it was given; the message says which, and why."""
+
+
 @dataclass(frozen=True)
 class Data:
     name: str = "digits"  # digits, mnist, cifar10 or an .npz file in the Keras layout

@@ -28,7 +28,7 @@ from rcfast.eval.defences import (
 )
 from rcfast.eval.plan import make_plan
 from rcfast.eval.protocol import draw_examples, draw_targets, grid_examples
-from rcfast.eval.stages.context import Context, Examples, Tally
+from rcfast.eval.stages.context import Context, Examples, Tally, explained
 from rcfast.eval.store import Arrays, Part
 
 VERSION = 1
@@ -210,15 +210,16 @@ def _train(ctx: Context, name: str, inputs: Described, train: Callable[[Path], n
     start = time.perf_counter()
     path = ctx.store.path("train", inputs, ".safetensors")
     checkpoint = path.with_name(f"{path.stem}-epochs.safetensors")
-    try:
-        model = train(checkpoint)
-    except ValueError as error:
-        if not any(path.exists() for path in _checkpoints(checkpoint)):
-            raise
-        ctx.progress.print(f"{error}; training starts anew")
-        for stale in _checkpoints(checkpoint):
-            stale.unlink(missing_ok=True)
-        model = train(checkpoint)
+    with explained(f"training the {name} network"):
+        try:
+            model = train(checkpoint)
+        except ValueError as error:
+            if not any(path.exists() for path in _checkpoints(checkpoint)):
+                raise
+            ctx.progress.print(f"{error}; training starts anew")
+            for stale in _checkpoints(checkpoint):
+                stale.unlink(missing_ok=True)
+            model = train(checkpoint)
     training.save_model(model, path, {key: inputs[key] for key in ("network", "seed", "recipe")})
     seconds = time.perf_counter() - start
     digest = weights_digest(model, {"inputs": inputs})
@@ -286,19 +287,20 @@ def _curve_arrays(search: LengthSearch) -> Arrays:
 
 def _search(ctx: Context, **radii: Any) -> LengthSearch:
     own, vote, validation = ctx.config.length, ctx.config.vote, ctx.dataset.validation
-    return learn_length(
-        voter(ctx.networks["point"].model, vote.dtype),
-        validation.x.to(ctx.device),
-        validation.y.to(ctx.device),
-        m=own.m,
-        tolerance=own.tolerance,
-        stop=None if own.stop == "none" else own.stop,
-        clip=vote.clip,  # type: ignore[arg-type]
-        alpha=vote.alpha,
-        seed=vote.seeds[0],
-        chunk=vote.chunk,
-        **radii,
-    )
+    with explained("the search for r"):
+        return learn_length(
+            voter(ctx.networks["point"].model, vote.dtype),
+            validation.x.to(ctx.device),
+            validation.y.to(ctx.device),
+            m=own.m,
+            tolerance=own.tolerance,
+            stop=None if own.stop == "none" else own.stop,
+            clip=vote.clip,  # type: ignore[arg-type]
+            alpha=vote.alpha,
+            seed=vote.seeds[0],
+            chunk=vote.chunk,
+            **radii,
+        )
 
 
 def length_inputs(ctx: Context) -> Described:
@@ -341,7 +343,7 @@ def examples(ctx: Context, *, keep: bool = True) -> Examples:
     part = ctx.ready("examples", inputs)
     if part is None:
         model = ctx.networks["point"].model
-        with torch.no_grad():
+        with torch.no_grad(), explained("labelling the test set"):
             said = in_batches(lambda x: model(x.to(ctx.device)).argmax(1).cpu(), test.x).numpy()
         y, rows = test.y.numpy(), min(ctx.dataset.num_classes, GRID_ROWS)
         drawn = draw_examples(y, said, count=protocol.examples, seed=seed)
