@@ -1,18 +1,26 @@
 """Settings that belong together: what a preset tuned for one choice does not outlive another."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+from torch import nn
 
 from rcfast import data
 from rcfast.attacks import get
+from rcfast.data import Split
 from rcfast.eval import cli
 from rcfast.eval.config import TARGETED, ConfigError, build
+from rcfast.eval.engine import prepare
 from rcfast.eval.plan import Unit
+from rcfast.eval.progress import Progress
 from rcfast.eval.stages.attack import make
-from rcfast.eval.stages.train import training_attack
+from rcfast.eval.stages.train import builder, recipe, training_attack
+from rcfast.eval.store import Store
+from rcfast.training import Recipe, TrainingResult
+from rcfast.training.engine import Run
 
 
 def test_an_empty_table_replaces_and_any_other_is_merged() -> None:
@@ -126,3 +134,38 @@ def test_adversarial_training_with_another_attack(tmp_path: Path) -> None:
     assert cli.main([*argv, *(item for text in settings for item in ("--set", text))]) == cli.DONE
     said = [json.loads(path.read_text()) for path in (tmp_path / "out" / "store" / "train").glob("*.json")]
     assert {part["inputs"].get("attack") for part in said} == {None, "Untargeted(FGSM(steps=8, refine=1))"}
+
+
+def test_the_key_of_a_network_holds_the_recipe_it_is_trained_by(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    used: list[Recipe] = []
+
+    def optimise(model: nn.Module, data: Split, run: Run, **more: object) -> TrainingResult:
+        used.append(run.recipe)
+        return TrainingResult(model, [], 0.0, None)
+
+    for module in ("standard", "adversarial", "distilled"):
+        monkeypatch.setattr(f"rcfast.training.{module}.optimise", optimise)
+    for distilled in ("{}", "{temperature=25}", "{temperature=25.0, optimizer='sgd'}", "{lr=0.5, epochs=2}"):
+        settings = ["train.point.epochs=2", f"train.distillation={distilled}"]
+        config = build(
+            "paper", overrides={"data": {"name": "digits"}}, settings=["train.distillation={}", *settings]
+        )
+        ctx = prepare(config, tmp_path, ("table3",), Store(tmp_path), Progress("quiet"))
+        for name in ("point", "adversarial", "distillation"):
+            make_network, described, _ = builder(ctx)
+            inputs, train = recipe(ctx, name, make_network, described)
+            used.clear()
+            train(tmp_path / "checkpoint")
+            assert used
+            assert all(asdict(own) == inputs["recipe"] for own in used), (name, distilled)
+
+
+@pytest.mark.parametrize("value", ["0", "hot", "-1.5"])
+def test_a_bad_temperature_ends_before_any_work(
+    value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["--out", str(tmp_path), "--set", f"train.distillation.temperature={value}"]
+    assert cli.main(argv) == cli.BAD_ARGUMENTS
+    assert "train.distillation: temperature must be positive and finite, got" in capsys.readouterr().err

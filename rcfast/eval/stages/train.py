@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -174,12 +175,16 @@ def recipe(
     if name == "adversarial":
         common["attack"] = training_attack(settings)
         inputs["attack"] = repr(common["attack"])
+    recipe_for = training.recipe_for
     if name == "distillation":
-        common["temperature"] = inputs["temperature"] = float(settings.pop("temperature", 100.0))
+        common["temperature"] = settings.pop("temperature", 100.0)
+        recipe_for = partial(training.distilled_recipe, temperature=common["temperature"])
     try:
-        inputs["recipe"] = asdict(training.recipe_for(make(), **settings))
+        inputs["recipe"] = asdict(recipe_for(make(), **settings))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"train.{name}: {error}") from error
+    if name == "distillation":
+        inputs["temperature"] = float(common["temperature"])
 
     def train(checkpoint: Path) -> nn.Module:
         call = {**common, **settings, "checkpoint": checkpoint}
