@@ -16,7 +16,7 @@ from rcfast.eval.plan import Plan, Scope, Unit
 from rcfast.eval.stages.context import Context, Examples, Tally, explained
 from rcfast.eval.store import digest_arrays
 
-VERSION = 1
+VERSION = 2  # raised when an attack finds something else with the same settings
 BATCH = 256  # rows attacked at once; fixed, because a batch's size decides how a network rounds
 
 

@@ -29,10 +29,11 @@ from rcfast.eval.defences import (
 )
 from rcfast.eval.plan import make_plan
 from rcfast.eval.protocol import draw_examples, draw_targets, grid_examples
+from rcfast.eval.stages import attack
 from rcfast.eval.stages.context import Context, Examples, Tally, explained
 from rcfast.eval.store import Arrays, Part
 
-VERSION = 1
+VERSION = 2  # of training and of the draw: raised when the code makes other networks from the same settings
 LENGTH_VERSION = 2  # of the search for r: raised when the stopping rule changes
 GRID_ROWS = 10  # labels of an image grid at most
 
@@ -174,7 +175,7 @@ def recipe(
     common: Described = {"seed": ctx.config.seed}
     if name == "adversarial":
         common["attack"] = training_attack(settings)
-        inputs["attack"] = repr(common["attack"])
+        inputs |= {"attack": repr(common["attack"]), "attack_version": attack.VERSION}
     recipe_for = training.recipe_for
     if name == "distillation":
         common["temperature"] = settings.pop("temperature", 100.0)
