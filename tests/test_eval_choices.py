@@ -169,3 +169,10 @@ def test_a_bad_temperature_ends_before_any_work(
     argv = ["--out", str(tmp_path), "--set", f"train.distillation.temperature={value}"]
     assert cli.main(argv) == cli.BAD_ARGUMENTS
     assert "train.distillation: temperature must be positive and finite, got" in capsys.readouterr().err
+
+
+def test_the_part_for_the_default_data_set_counts_where_none_is_named(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text("[dataset.digits.vote]\nm = 7\n")
+    assert build(str(tmp_path / "mine.toml")).vote.m == 7
+    named = {"data": {"name": "mnist"}}
+    assert build(str(tmp_path / "mine.toml"), overrides=named).vote.m == 1000

@@ -192,7 +192,7 @@ def build(
     special = table.pop("dataset", {})
     changes = [overrides or {}, *(_nested(*parse_setting(text)) for text in settings)]
     asked: dict[str, Any] = functools.reduce(_merge, changes, {})
-    chosen = _at(asked, "data", "name") or _at(table, "data", "name")
+    chosen = _at(asked, "data", "name") or _at(table, "data", "name") or Data.name
     table = _merge(table, special.get(str(chosen), {}))
     _untune(table, asked)
     table = functools.reduce(_merge, changes, table)
