@@ -168,7 +168,7 @@ def test_student_learns_the_teachers_softmax_at_t(small):
 # ---- bad input
 
 
-@pytest.mark.parametrize("temperature", [0, -1.0, math.inf, math.nan])
+@pytest.mark.parametrize("temperature", [0, -1.0, math.inf, math.nan, "hot"])
 def test_bad_temperature(small, temperature):
     with pytest.raises(ValueError, match="temperature must be positive and finite"):
         training.fit_distilled(linear, small, temperature=temperature)

@@ -63,8 +63,24 @@ def test_summary_shows_accuracy_r_and_rates(results: Results) -> None:
     assert "length r = 0.3, learnt on 5,000 validation examples" in text
     assert re.search(r"Region-based +99\.42% +99\.25–99\.55%", text)
     assert re.search(r"T-CW-L2 .* \d+\.\d% \(\d+\.\d–\d+\.\d%\)", text)
-    assert text.endswith("\n")
     assert max(map(len, text.splitlines())) < 130
+    for group in ("targeted", "untargeted", "combined"):
+        assert f"Success rate of {group} attacks (95% interval)" in text
+    # No rate without its interval.
+    rates = [line for line in text.splitlines() if line.startswith("  ")]
+    assert all(line.count("%") == 2 * line.count("–") for line in rates)
+
+
+def test_summary_ends_with_warnings_time_and_page(results: Results) -> None:
+    text = findings.summary({**results, "stages": run()["stages"]}, Path("out/report.html"))
+    assert text.endswith(
+        "\nwarning: protocol.examples is 20: the intervals are wide\n"
+        "time of all stages, now or before: 20 min 34 s\nreport: out/report.html\n"
+    )
+
+
+def test_summary_of_attacks_without_examples() -> None:
+    assert "T-FGSM" in findings.summary(make(examples=0))
 
 
 # Report

@@ -1,10 +1,10 @@
 """The paper's evaluation from one command: train, attack, vote, tabulate, draw."""
 
-from rcfast.eval.config import Config, ConfigError, build
+from rcfast.eval.config import Config, ConfigError, StageError, build
 from rcfast.eval.results import Results
 from rcfast.eval.store import StoreError
 
-__all__ = ["Config", "ConfigError", "Results", "StoreError", "build", "evaluate"]
+__all__ = ["Config", "ConfigError", "Results", "StageError", "StoreError", "build", "evaluate"]
 
 
 def evaluate(*args, **kwargs):  # type: ignore[no-untyped-def]

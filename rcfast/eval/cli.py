@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rcfast.eval.config import PRESETS, Config, ConfigError, build
+from rcfast.eval.config import PRESETS, Config, ConfigError, StageError, build
 from rcfast.eval.plan import parse_only
-from rcfast.eval.progress import Progress, duration
-from rcfast.eval.results import OUTPUTS, Results
+from rcfast.eval.progress import Progress
+from rcfast.eval.results import OUTPUTS
 from rcfast.eval.store import StoreError
 
 DONE, FAILED, BAD_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130
@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
 
 def configuration(arguments: argparse.Namespace) -> Config:
     """Return the configuration of a command line. Raises ConfigError."""
-    over: dict[str, Any] = {"data": {}, "model": {}}
+    over: dict[str, Any] = {}
     for option, section, key in (
         ("dataset", "data", "name"),
         ("root", "data", "root"),
@@ -89,7 +89,7 @@ def configuration(arguments: argparse.Namespace) -> Config:
     ):
         value = getattr(arguments, option)
         if value is not None:
-            (over[section] if section else over)[key] = value
+            (over.setdefault(section, {}) if section else over)[key] = value
     return build(arguments.preset, overrides=over, settings=arguments.set)
 
 
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(arguments)
     except ConfigError as error:
         return _fail(f"{made.prog}: {error}", BAD_ARGUMENTS)
-    except StoreError as error:
+    except (StoreError, StageError) as error:
         return _fail(f"{made.prog}: {error}", FAILED)
     except KeyboardInterrupt:
         return _fail(
@@ -131,7 +131,11 @@ def _fail(message: str, code: int) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     config, outputs = configuration(arguments), parse_only(arguments.only)
-    from rcfast.eval import dry, engine  # after the arguments are known to be good: torch takes seconds
+    from rcfast.eval import (
+        dry,
+        engine,
+        findings,
+    )  # after the arguments are known to be good: torch takes seconds
 
     progress = Progress("quiet" if arguments.quiet else "auto")
     out = Path(arguments.out)
@@ -141,42 +145,5 @@ def _run(arguments: argparse.Namespace) -> int:
     progress.print(f"rcfast.eval: {config.data.name}, preset {config.preset}, into {out}")
     results = engine.evaluate(config, out, outputs=outputs, progress=progress)
     if not arguments.quiet:
-        print(summary(results, out))
+        print(f"\n{findings.summary(results, out / 'report.html')}", end="")
     return DONE
-
-
-def summary(results: Results, out: Path) -> str:
-    """Return the closing lines: accuracy, r, success rates, time, where the report is."""
-    lines = [""]
-    if results["accuracy"]:
-        lines += ["accuracy on benign test examples"]
-        lines += [
-            f"  {row['defence']:<14}{row['correct'] / row['n']:8.2%}   ({row['correct']} of {row['n']})"
-            for row in results["accuracy"]
-            if row["n"]
-        ]
-    if "length" in results:
-        how = "learnt" if results["length"]["learnt"] else "given"
-        lines += [f"length r of the region ({how}): {results['length']['r']:g}"]
-    lines += _rates(results)
-    lines += [f"warning: {text}" for text in results["warnings"]]
-    total = sum(stage["seconds"] for stage in results.get("stages", []))
-    lines += [f"time of all stages, now or before: {duration(total)}", f"report: {out / 'report.html'}"]
-    return "\n".join(lines)
-
-
-def _rates(results: Results) -> list[str]:
-    rows = [
-        r for r in results["attacks"] if r["reading"] == "defence" and r["group"] in ("targeted", "combined")
-    ]
-    if not rows:
-        return []
-    names = list(dict.fromkeys(row["attack"] for row in rows))
-    found = {(row["attack"], row["defence"]): row for row in rows}
-    shown = [name for name in results["defences"] if any(key[1] == name for key in found)]
-    lines = ["success rate of attacks", "  " + " " * 12 + "".join(f"{name[:12]:>14}" for name in shown)]
-    for name in names:
-        cells = [found.get((name, defence)) for defence in shown]
-        text = [f"{100 * cell['success'] / cell['n']:.1f}%" if cell and cell["n"] else "-" for cell in cells]
-        lines.append(f"  {name:<12}" + "".join(f"{cell:>14}" for cell in text))
-    return lines

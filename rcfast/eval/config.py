@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import tomllib
 import types
 import typing
@@ -18,10 +19,15 @@ TRAINED = ("point", "adversarial", "distillation")
 TARGETED = ("T-JSMA", "T-CW-L0", "T-FGSM", "T-IGSM", "T-CW-Linf", "T-CW-L2")
 ADAPTABLE = ("T-CW-L0", "T-CW-L2", "T-CW-Linf")
 STOPS = ("sequential", "exact", "none")
+TRAINING_ATTACK = "DeepFool"  # of adversarial training, unless train.adversarial.attack names another
 
 
 class ConfigError(ValueError):
     """A setting that cannot be used; the message names it and its value."""
+
+
+class StageError(RuntimeError):
+    """Training, an attack or a classifier that gave up on what it was given; the message says which, and why."""
 
 
 @dataclass(frozen=True)
@@ -139,10 +145,11 @@ def parse_setting(text: str) -> tuple[list[str], Any]:
     return name.strip().split("."), parsed
 
 
-def _merge(base: dict[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `over`, table by table; an empty table replaces what is there."""
     merged = dict(base)
     for name, value in over.items():
-        both = isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
+        both = value and isinstance(value, Mapping) and isinstance(merged.get(name), Mapping)
         merged[name] = _merge(merged[name], value) if both else value
     return merged
 
@@ -153,21 +160,42 @@ def _nested(path: list[str], value: Any) -> dict[str, Any]:
     return value
 
 
+def _at(table: Any, *path: str) -> Any:
+    """Return what lies at a path of nested tables, None where nothing does."""
+    for name in path:
+        table = table.get(name) if isinstance(table, Mapping) else None
+    return table
+
+
+def _untune(table: dict[str, Any], asked: Mapping[str, Any]) -> None:
+    """Remove settings that a preset tuned for a choice which is now another: they would not fit it."""
+    attack, tuned = _at(asked, "train", "adversarial", "attack"), _at(table, "train", "adversarial")
+    if isinstance(tuned, dict) and attack not in (None, tuned.get("attack", TRAINING_ATTACK)):
+        tuned.pop("attack_settings", None)
+    attacks = _at(table, "attacks")
+    if isinstance(attacks, dict) and _at(asked, "attacks", "budget") is not None:
+        for name in ("settings", "confidence_settings"):
+            attacks.pop(name, None)
+
+
 def build(
     preset: str = "quick", *, overrides: Mapping[str, Any] | None = None, settings: Iterable[str] = ()
 ) -> Config:
     """Return the configuration: the preset, its part for the data set, then `overrides`, then `settings`.
 
-    overrides: nested, as in the TOML. settings: strings `key.key=value`.
+    overrides: nested, as in the TOML. settings: strings `key.key=value`. Tables are merged, but an empty one
+    replaces the preset's; another `train.adversarial.attack` drops the `attack_settings` of the preset's, a given
+    `attacks.budget` the preset's `attacks.settings` and `attacks.confidence_settings`.
     Raises ConfigError for an unknown key, a wrong type or a value out of range, naming the key.
     """
     table = preset_table(preset)
     special = table.pop("dataset", {})
-    over: dict[str, Any] = _merge({}, overrides or {})
-    for text in settings:
-        over = _merge(over, _nested(*parse_setting(text)))
-    chosen = str(over.get("data", {}).get("name", table.get("data", {}).get("name", "digits")))
-    table = _merge(_merge(table, special.get(chosen, {})), over)
+    changes = [overrides or {}, *(_nested(*parse_setting(text)) for text in settings)]
+    asked: dict[str, Any] = functools.reduce(_merge, changes, {})
+    chosen = _at(asked, "data", "name") or _at(table, "data", "name") or Data.name
+    table = _merge(table, special.get(str(chosen), {}))
+    _untune(table, asked)
+    table = functools.reduce(_merge, changes, table)
     config = _read(Config, {**table, "preset": preset}, "")
     validate(config)
     return config

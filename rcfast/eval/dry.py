@@ -58,7 +58,7 @@ class Row:
 
 def describe(config: Config, out: Path, outputs: Sequence[str]) -> str:
     """Return the text of a dry run; nothing is written. Raises ConfigError."""
-    store = Store(out)
+    store = Store(out, readonly=True)
     ctx = engine.prepare(config, out, outputs, store, Progress("quiet"))
     make, _, given = train.builder(ctx)
     network = given or make()
@@ -115,19 +115,20 @@ def _train(ctx: Context, backward: float, forward: float) -> Row:
         # One iteration of DeepFool on a minibatch takes a little more than a step of training.
         made = 1 + 1.2 * ctx.config.train.adversarial.get("attack_settings", {}).get("iterations", 10)
         cost *= {"point": 1, "distillation": 2, "adversarial": made}[name]
-        row.add(found=ctx.store.find("train", inputs, ".safetensors") is not None, seconds=cost)
+        row.add(found=ctx.ready("train", inputs, ".safetensors") is not None, seconds=cost)
     if ctx.plan.length:
         own = ctx.config.length
         samples = max(SAMPLES[own.stop][0] * own.m / 1000, SAMPLES["sequential"][0])
         radii = LIKELY_R / own.step + own.curve_max / own.curve_step
         cost = radii * len(ctx.dataset.validation) * samples * forward
-        row.add(found=_length_found(ctx), seconds=cost)
+        row.add(found=_length(ctx) is not None, seconds=cost)
     return row
 
 
-def _length_found(ctx: Context) -> bool:
-    """Whether r is known: it depends on the undefended network alone."""
-    return _network(ctx, "point") and ctx.store.find("length", train.length_inputs(ctx)) is not None
+def _length(ctx: Context) -> float | None:
+    """Return r if it is known: it depends on the undefended network alone."""
+    part = ctx.ready("length", train.length_inputs(ctx)) if _network(ctx, "point") else None
+    return None if part is None else float(part.info["r"])
 
 
 def _networks(ctx: Context) -> bool:
@@ -136,15 +137,18 @@ def _networks(ctx: Context) -> bool:
 
 
 def _network(ctx: Context, name: str) -> bool:
-    """Load a network if it is there; say whether it is."""
-    if name not in ctx.networks:
-        make, described, given = train.builder(ctx)
-        inputs, _ = train.recipe(ctx, name, make, described)
-        own = name == "point" and given is not None
-        if not own and ctx.store.find("train", inputs, ".safetensors") is None:
-            return False
+    """Load a network if it is there, whole; say whether it is. Nothing is trained."""
+    if name in ctx.networks:
+        return True
+    make, described, given = train.builder(ctx)
+    if name == "point" and given is not None:
         ctx.networks[name] = train.network(ctx, name, Tally())
-    return True
+        return True
+    inputs, _ = train.recipe(ctx, name, make, described)
+    part = ctx.ready("train", inputs, ".safetensors")
+    if part is not None:
+        ctx.networks[name] = train.load(ctx, name, make, part)
+    return part is not None
 
 
 def _after(ctx: Context, forward: float, backward: float) -> list[Row]:
@@ -155,18 +159,16 @@ def _after(ctx: Context, forward: float, backward: float) -> list[Row]:
     known = remembered(ctx.store)
     per = {unit: seconds_per_example(ctx.config, unit, backward, known) for unit in ctx.plan.units}
     vote_cost = _vote_seconds(ctx, forward)
-    if _networks(ctx) and (ctx.plan.length is False or _length_found(ctx)):
-        ctx.r = train.length(ctx, Tally()) if ctx.plan.length else None
+    ctx.r = _length(ctx) if ctx.plan.length else None
+    if _networks(ctx) and (ctx.r is not None or not ctx.plan.length):
         train.set_judges(ctx)
         ctx._examples = train.examples(ctx, keep=False)
         for job in attack.jobs(ctx):
             count = job.count(ctx.examples)
-            found = ctx.store.find("attack", job.inputs)
+            found = ctx.ready("attack", job.inputs)
             rows[0].add(found=found is not None, seconds=count * per[job.unit])
         for vote_job in vote.jobs(ctx, missing=True):
-            found = (
-                ctx.store.find("vote", vote_job.inputs) if vote_job.unit is None or vote_job.part else None
-            )
+            found = ctx.ready("vote", vote_job.inputs) if vote_job.unit is None or vote_job.part else None
             count = vote.size(ctx, vote_job)
             cost = vote_cost[vote_job.judge.random, vote_job.unit is not None]
             rows[1].add(found=found is not None, seconds=count * cost)

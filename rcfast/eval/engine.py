@@ -26,8 +26,9 @@ def evaluate(
     """Run the stages that `outputs` need, reuse what `out` holds already, and write everything there.
 
     Returns the results document with the times of the stages.
-    Raises ConfigError for a setting or input that cannot be used, StoreError for a folder that is locked or a
-    full disk; what was finished stays and is found by the next call.
+    Raises ConfigError for a setting or input that cannot be used, StageError for a training, attack or vote that
+    fails, StoreError for a folder that is locked or a full disk; what was finished stays and is found by the next
+    call.
     """
     folder, progress = Path(out), progress or Progress("quiet")
     store = Store(folder, report=progress.print)

@@ -1,40 +1,29 @@
-"""What a result was measured with: versions, processor, device."""
+"""What a result was measured with: versions, processor, instruction sets, device."""
 
-import os
-import platform
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-import rcfast
+from rcfast import info
 
 
 def describe(device: torch.device) -> dict[str, Any]:
     """Return versions, hardware and threads, JSON-able and the same in every run on one machine."""
+    facts = info.environment()
     found: dict[str, Any] = {
-        "rcfast": rcfast.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-        "system": f"{platform.system()} {platform.machine()}",
-        "processor": processor(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
+        "rcfast": facts["rcfast"],
+        "python": facts["python"],
+        "torch": str(torch.__version__),  # with its build, such as +cu130, which the package's version lacks
+        **{name: facts["packages"][name] for name in ("torchvision", "numpy", "scikit-learn")},
+        "system": facts["platform"],
+        "processor": facts["cpu"],
+        "cores": facts["cores"],
+        "threads": facts["threads"],
+        "instruction_set": facts["native"].get("instruction_set"),
+        "torch_instruction_set": facts["torch_cpu_capability"],
         "device": str(device),
     }
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)
         found["cuda"] = torch.version.cuda
     return found
-
-
-def processor() -> str:
-    """Return the processor's name as the system gives it."""
-    path = Path("/proc/cpuinfo")
-    if path.is_file():
-        for line in path.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import median
 from textwrap import wrap
 from typing import Literal
 
 from rcfast.eval import paper
+from rcfast.eval.progress import duration
 from rcfast.eval.records import (
     LABELS,
     NORMS,
@@ -290,8 +292,11 @@ def _columns(rows: list[list[str]]) -> list[str]:
     ]
 
 
-def summary(results: Results) -> str:
-    """The end of a run as plain text: accuracies, r, every main rate with its Wilson 95% interval."""
+def summary(results: Results, page: Path | None = None) -> str:
+    """The end of a run as plain text: accuracies, r, every main rate with its Wilson 95% interval, warnings, time.
+
+    page: where the report is.
+    """
     dataset, names = results["dataset"], defences(results)
     lines = [
         f"{dataset['name']}: {dataset['num_classes']} labels, {dataset['sizes']['test']:,} test examples"
@@ -323,5 +328,9 @@ def summary(results: Results) -> str:
                 )
             rows.append(row)
         lines += ["", f"Success rate of {group} attacks (95% interval)", *_columns(rows)]
-    lines += ["", *wrap(headline(results), 100)]
-    return "\n".join(line.rstrip() for line in lines) + "\n"
+    lines += ["", *wrap(headline(results), 100), ""]
+    lines += [f"warning: {text}" for text in results["warnings"]]
+    if stages := results.get("stages"):
+        lines.append(f"time of all stages, now or before: {duration(sum(s['seconds'] for s in stages))}")
+    lines += [f"report: {page}"] if page else []
+    return "\n".join(line.rstrip() for line in lines).rstrip() + "\n"

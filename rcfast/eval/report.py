@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from rcfast.eval import figures, markup, paper, tables
-from rcfast.eval.findings import Finding, findings, headline, summary
+from rcfast.eval.findings import Finding, findings, headline
 from rcfast.eval.findings import figures as key_figures
 from rcfast.eval.records import attack_label, defences, label
 from rcfast.eval.results import Results
 from rcfast.eval.store import write_atomic
 from rcfast.eval.wording import CELLS, METHOD, PAPER, READ
 
-__all__ = ["page", "summary", "write"]
+__all__ = ["page", "write"]
 
 _CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 

@@ -111,7 +111,7 @@ class Results(TypedDict):
 
     config: dict[str, Any]
     dataset: DatasetInfo
-    environment: dict[str, Any]  # versions, device, processor, threads
+    environment: dict[str, Any]  # versions, device, processor, instruction sets, threads
     outputs: list[str]  # members of OUTPUTS that are to be drawn
     defences: list[str]  # in the order of the tables' rows
     warnings: list[str]

@@ -96,11 +96,15 @@ class Part:
 class Store:
     """The parts of one output folder.
 
-    report: is told about every corrupt part (default: nobody).
+    report: is told about every corrupt part (default: nobody). readonly: nothing is written or removed, so that
+    no lock is needed; a corrupt part counts as missing and stays.
     """
 
-    def __init__(self, root: Path, *, report: Callable[[str], None] | None = None) -> None:
+    def __init__(
+        self, root: Path, *, report: Callable[[str], None] | None = None, readonly: bool = False
+    ) -> None:
         self.root = root
+        self.readonly = readonly
         self._report = report or (lambda message: None)
 
     @contextmanager
@@ -194,6 +198,7 @@ class Store:
         info: Mapping[str, Any] | None = None,
     ) -> Part:
         """Write a finished part. Raises StoreError when the disk is full."""
+        self._refuse_if_readonly()
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         write_atomic(self.path(stage, inputs), buffer.getvalue())
@@ -210,6 +215,7 @@ class Store:
         info: Mapping[str, Any] | None = None,
     ) -> Part:
         """Declare a data file already in its place finished; `content` is the digest for later keys."""
+        self._refuse_if_readonly()
         key = self.key(stage, inputs)
         sidecar, data = self._files(stage, key, suffix)
         said: dict[str, Any] = {
@@ -224,7 +230,13 @@ class Store:
 
     def discard(self, stage: str, key: str, suffix: str, why: str) -> None:
         """Remove a part that cannot be used, and say so."""
+        if self.readonly:
+            return
         self._report(f"part {stage}/{key} is corrupt ({why}); it is computed again")
         for path in self._files(stage, key, suffix):
             with suppress(OSError):
                 path.unlink()
+
+    def _refuse_if_readonly(self) -> None:
+        if self.readonly:
+            raise StoreError(f"{self.root} was opened for reading only")

@@ -3,7 +3,7 @@
 from .accuracy import Accuracy, evaluate
 from .adversarial import fit_adversarial
 from .checkpoints import load_model, save_model
-from .distilled import fit_distilled
+from .distilled import distilled_recipe, fit_distilled
 from .engine import TrainingResult
 from .recipe import RECIPES, Recipe, recipe_for
 from .standard import fit
@@ -13,6 +13,7 @@ __all__ = [
     "Accuracy",
     "Recipe",
     "TrainingResult",
+    "distilled_recipe",
     "evaluate",
     "fit",
     "fit_adversarial",

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from ..data import Split
 from .accuracy import device_of, mode
 from .engine import Run, TrainingResult, optimise
-from .recipe import recipe_for
+from .recipe import Recipe, recipe_for
 
 
 def fit_distilled(
@@ -43,12 +43,10 @@ def fit_distilled(
 
     Everything else is as in `fit`.
     """
-    if not 0 < temperature < math.inf:
-        raise ValueError(f"temperature must be positive and finite, got {temperature}")
     teacher_model, student = make_model(), make_model()
     if teacher_model is student:
         raise ValueError("make_model must make a new model at each call, got the same object twice")
-    recipe = recipe_for(student, **{"optimizer": "adam", "lr": 0.001 * math.sqrt(temperature), **settings})
+    recipe = distilled_recipe(student, temperature=temperature, **settings)
 
     def objective(model: nn.Module, x: Tensor, targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = model(x)
@@ -69,6 +67,13 @@ def fit_distilled(
     run = replace(run, checkpoint=checkpoint, method={**method, "role": "student"})
     result = optimise(student, train, run, validation=validation, targets=soft)
     return replace(result, teacher=teacher)
+
+
+def distilled_recipe(model: nn.Module, *, temperature: float, **settings: Any) -> Recipe:
+    """The recipe of both runs of `fit_distilled`. Raises ValueError or TypeError that names the setting."""
+    if not isinstance(temperature, int | float) or not 0 < temperature < math.inf:
+        raise ValueError(f"temperature must be positive and finite, got {temperature!r}")
+    return recipe_for(model, **{"optimizer": "adam", "lr": 0.001 * math.sqrt(temperature), **settings})
 
 
 def soft_labels(model: nn.Module, x: Tensor, temperature: float, batch_size: int = 500) -> Tensor:

@@ -13,10 +13,10 @@ from rcfast import attacks
 from rcfast.attacks import Attack
 from rcfast.eval.config import Config, ConfigError
 from rcfast.eval.plan import Plan, Scope, Unit
-from rcfast.eval.stages.context import Context, Examples, Tally
+from rcfast.eval.stages.context import Context, Examples, Tally, explained
 from rcfast.eval.store import digest_arrays
 
-VERSION = 1
+VERSION = 2  # raised when an attack finds something else with the same settings
 BATCH = 256  # rows attacked at once; fixed, because a batch's size decides how a network rounds
 
 
@@ -135,7 +135,8 @@ def perform(ctx: Context, job: Job) -> tuple[dict[str, np.ndarray], int]:
         each, labels = x.repeat_interleave(targets.shape[1], dim=0), targets.flatten()
     else:
         each, labels = x, torch.from_numpy(ctx.examples.y[job.rows]).to(ctx.device)
-    result = attack(model, each, labels, batch=BATCH)
+    with explained(str(job.unit)):
+        result = attack(model, each, labels, batch=BATCH)
     shape = (len(x), len(each) // max(len(x), 1))
     arrays = {
         "success": result.success.cpu().numpy().reshape(shape),

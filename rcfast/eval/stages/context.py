@@ -1,6 +1,7 @@
 """What the stages of one run share."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rcfast.data import Dataset
-from rcfast.eval.config import Config
+from rcfast.eval.config import Config, ConfigError, StageError
 from rcfast.eval.defences import Judge, Network
 from rcfast.eval.plan import Plan
 from rcfast.eval.progress import Progress
@@ -82,6 +83,20 @@ class Context:
         if found is None:
             raise StoreError(f"{part.path} was changed during the run; run the same command again")
         return found
+
+
+@contextmanager
+def explained(what: str) -> Iterator[None]:
+    """Turn the errors by which training, attacks and classifiers refuse what they are given into a StageError.
+
+    For these calls alone, so that a mistake elsewhere keeps its traceback.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (FloatingPointError, TypeError, ValueError, torch.OutOfMemoryError) as error:
+        raise StageError(f"{what}: {' '.join(str(error).split())}") from error
 
 
 class Tally:

@@ -3,12 +3,12 @@
 import json
 import math
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import torch
 
 from rcfast.eval import environment, tables
+from rcfast.eval.cautions import cautions
 from rcfast.eval.config import TARGETED
 from rcfast.eval.defences import Judge
 from rcfast.eval.plan import HISTOGRAM_ATTACKS, Unit
@@ -25,7 +25,6 @@ from rcfast.eval.stages import attack, grids, train, vote
 from rcfast.eval.stages.context import Context, Tally
 from rcfast.eval.store import Part, write_atomic
 
-FEW = 30  # examples below which an interval says little
 NORM = {"JSMA": 0, "CW-L0": 0, "FGSM": math.inf, "IGSM": math.inf, "CW-Linf": math.inf, "CW-L2": 2}
 
 Key = tuple[Unit, float]  # an attack and the alpha by which its examples were moved
@@ -90,7 +89,8 @@ def collect(ctx: Context) -> Results:
                 if name in found
             },
         }
-    _warn(ctx, results)
+    for text in cautions(results, drawn=ctx.examples.drawn, networks=ctx.networks):
+        ctx.warn(text)
     results["warnings"] = list(ctx.warnings)
     return results
 
@@ -249,40 +249,3 @@ def rows(ctx: Context, judge: Judge) -> list[AttackRow]:
         if unit in ctx.plan.adapted and alpha in ctx.plan.adapted[unit]:
             add("adapted", f"{unit.attack}-A", norm_of(unit.attack), [moved], alpha, any_label=False)
     return made
-
-
-def _warn(ctx: Context, results: Results) -> None:
-    """Say where a number would mislead."""
-    for row in results["attacks"]:
-        if row["defence"] == "point" and row["reading"] == "model" and row["group"] == "targeted":
-            if row["success"] == 0:
-                ctx.warn(f"{row['attack']} never succeeds on the undefended network: its rows say nothing")
-            elif row["success"] < row["n"] / 2:
-                share = row["success"] / row["n"]
-                ctx.warn(
-                    f"{row['attack']} succeeds on the undefended network in {share:.0%} of the cases only"
-                )
-    if "length" in results and results["length"]["r"] == 0 and "region" in ctx.config.defences:
-        ctx.warn("r is 0: the region-based classifier is the undefended network")
-    if results["attacks"] and ctx.examples.drawn < FEW:
-        ctx.warn(
-            f"only {ctx.examples.drawn} examples are attacked: the intervals are wide, and they take "
-            "the targets of one example as independent"
-        )
-    limited = [n for n in ctx.networks if n != "point" and n not in ctx.config.attacks.confidence_models]
-    if (
-        limited
-        and any(row["attack"] == "T-CA-L2" for row in results["attacks"])
-        and ctx.config.attacks.confidences
-    ):
-        ctx.warn(
-            f"CA-L2 on {', '.join(limited)} combines k = 0 only (and DeepFool), see attacks.confidence_models"
-        )
-
-
-def summary(results: Results) -> dict[str, Any]:
-    """Return the numbers of the closing lines: accuracy, r, and the main success rates."""
-    return {
-        "accuracy": {row["defence"]: row["correct"] / row["n"] for row in results["accuracy"] if row["n"]},
-        "r": results["length"]["r"] if "length" in results else None,
-    }

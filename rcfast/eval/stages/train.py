@@ -5,6 +5,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import nn
 
 from rcfast import attacks, models, training
 from rcfast.calibration import LengthSearch, learn_length
-from rcfast.eval.config import Config, ConfigError
+from rcfast.eval.config import TRAINING_ATTACK, Config, ConfigError
 from rcfast.eval.defences import (
     Network,
     in_batches,
@@ -28,10 +29,11 @@ from rcfast.eval.defences import (
 )
 from rcfast.eval.plan import make_plan
 from rcfast.eval.protocol import draw_examples, draw_targets, grid_examples
-from rcfast.eval.stages.context import Context, Examples, Tally
+from rcfast.eval.stages import attack
+from rcfast.eval.stages.context import Context, Examples, Tally, explained
 from rcfast.eval.store import Arrays, Part
 
-VERSION = 1
+VERSION = 2  # of training and of the draw: raised when the code makes other networks from the same settings
 LENGTH_VERSION = 2  # of the search for r: raised when the stopping rule changes
 GRID_ROWS = 10  # labels of an image grid at most
 
@@ -145,6 +147,11 @@ def network(ctx: Context, name: str, tally: Tally) -> Network:
     if part is None:
         part = _train(ctx, name, inputs, train)
     tally.add(part, reused=reused)
+    return load(ctx, name, make, part)
+
+
+def load(ctx: Context, name: str, make: Callable[[], nn.Module], part: Part) -> Network:
+    """Return the network of a part."""
     # Also when just trained: a network fresh from training keeps another memory format and rounds otherwise.
     model, _ = training.load_model(part.path, model=make())
     return Network(name, model.to(ctx.device).eval(), part.digest)
@@ -168,13 +175,17 @@ def recipe(
     common: Described = {"seed": ctx.config.seed}
     if name == "adversarial":
         common["attack"] = training_attack(settings)
-        inputs["attack"] = repr(common["attack"])
+        inputs |= {"attack": repr(common["attack"]), "attack_version": attack.VERSION}
+    recipe_for = training.recipe_for
     if name == "distillation":
-        common["temperature"] = inputs["temperature"] = float(settings.pop("temperature", 100.0))
+        common["temperature"] = settings.pop("temperature", 100.0)
+        recipe_for = partial(training.distilled_recipe, temperature=common["temperature"])
     try:
-        inputs["recipe"] = asdict(training.recipe_for(make(), **settings))
+        inputs["recipe"] = asdict(recipe_for(make(), **settings))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"train.{name}: {error}") from error
+    if name == "distillation":
+        inputs["temperature"] = float(common["temperature"])
 
     def train(checkpoint: Path) -> nn.Module:
         call = {**common, **settings, "checkpoint": checkpoint}
@@ -189,12 +200,15 @@ def recipe(
 
 def training_attack(settings: Described) -> Any:
     """Take the attack of adversarial training out of its settings: name, budget, and single values."""
-    name, budget = settings.pop("attack", "DeepFool"), settings.pop("attack_budget", "paper")
+    name, budget = settings.pop("attack", TRAINING_ATTACK), settings.pop("attack_budget", "paper")
     own = settings.pop("attack_settings", {})
     try:
-        return attacks.get(name, budget=budget).replace(**own)
-    except (KeyError, TypeError, ValueError) as error:
+        made = attacks.get(name, budget=budget, **own)
+    except (TypeError, ValueError) as error:
         raise ConfigError(f"train.adversarial.attack: {error}") from error
+    if made.targeted:
+        raise ConfigError(f"train.adversarial.attack must be an untargeted attack, got {name!r}")
+    return made
 
 
 def _train(ctx: Context, name: str, inputs: Described, train: Callable[[Path], nn.Module]) -> Part:
@@ -202,15 +216,16 @@ def _train(ctx: Context, name: str, inputs: Described, train: Callable[[Path], n
     start = time.perf_counter()
     path = ctx.store.path("train", inputs, ".safetensors")
     checkpoint = path.with_name(f"{path.stem}-epochs.safetensors")
-    try:
-        model = train(checkpoint)
-    except ValueError as error:
-        if not any(path.exists() for path in _checkpoints(checkpoint)):
-            raise
-        ctx.progress.print(f"{error}; training starts anew")
-        for stale in _checkpoints(checkpoint):
-            stale.unlink(missing_ok=True)
-        model = train(checkpoint)
+    with explained(f"training the {name} network"):
+        try:
+            model = train(checkpoint)
+        except ValueError as error:
+            if not any(path.exists() for path in _checkpoints(checkpoint)):
+                raise
+            ctx.progress.print(f"{error}; training starts anew")
+            for stale in _checkpoints(checkpoint):
+                stale.unlink(missing_ok=True)
+            model = train(checkpoint)
     training.save_model(model, path, {key: inputs[key] for key in ("network", "seed", "recipe")})
     seconds = time.perf_counter() - start
     digest = weights_digest(model, {"inputs": inputs})
@@ -278,19 +293,20 @@ def _curve_arrays(search: LengthSearch) -> Arrays:
 
 def _search(ctx: Context, **radii: Any) -> LengthSearch:
     own, vote, validation = ctx.config.length, ctx.config.vote, ctx.dataset.validation
-    return learn_length(
-        voter(ctx.networks["point"].model, vote.dtype),
-        validation.x.to(ctx.device),
-        validation.y.to(ctx.device),
-        m=own.m,
-        tolerance=own.tolerance,
-        stop=None if own.stop == "none" else own.stop,
-        clip=vote.clip,  # type: ignore[arg-type]
-        alpha=vote.alpha,
-        seed=vote.seeds[0],
-        chunk=vote.chunk,
-        **radii,
-    )
+    with explained("the search for r"):
+        return learn_length(
+            voter(ctx.networks["point"].model, vote.dtype),
+            validation.x.to(ctx.device),
+            validation.y.to(ctx.device),
+            m=own.m,
+            tolerance=own.tolerance,
+            stop=None if own.stop == "none" else own.stop,
+            clip=vote.clip,  # type: ignore[arg-type]
+            alpha=vote.alpha,
+            seed=vote.seeds[0],
+            chunk=vote.chunk,
+            **radii,
+        )
 
 
 def length_inputs(ctx: Context) -> Described:
@@ -333,7 +349,7 @@ def examples(ctx: Context, *, keep: bool = True) -> Examples:
     part = ctx.ready("examples", inputs)
     if part is None:
         model = ctx.networks["point"].model
-        with torch.no_grad():
+        with torch.no_grad(), explained("labelling the test set"):
             said = in_batches(lambda x: model(x.to(ctx.device)).argmax(1).cpu(), test.x).numpy()
         y, rows = test.y.numpy(), min(ctx.dataset.num_classes, GRID_ROWS)
         drawn = draw_examples(y, said, count=protocol.examples, seed=seed)

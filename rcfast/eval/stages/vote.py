@@ -14,7 +14,7 @@ from rcfast.classifier import RegionClassifier
 from rcfast.eval.defences import Judge, region_classifier
 from rcfast.eval.plan import HISTOGRAM_ATTACKS, Scope, Unit
 from rcfast.eval.stages import attack
-from rcfast.eval.stages.context import Context, Tally
+from rcfast.eval.stages.context import Context, Tally, explained
 from rcfast.eval.store import Part
 
 VERSION = 2
@@ -48,9 +48,11 @@ def run(ctx: Context) -> None:
         for job, count in zip(todo, sizes, strict=True):
             found = ctx.ready("vote", job.inputs)
             if found is None:
-                bar.say(f"{job.judge.name}: {job.unit or 'test set'}")
-                start = time.perf_counter()
-                said = job.judge.label(_x(ctx, job), job.seed)
+                what = f"{job.judge.name}: {job.unit or 'test set'}"
+                bar.say(what)
+                x, start = _x(ctx, job), time.perf_counter()
+                with explained(what):
+                    said = job.judge.label(x, job.seed)
                 seconds = time.perf_counter() - start
                 tally.add(ctx.store.save("vote", job.inputs, {"said": said}, seconds=seconds), reused=False)
             else:
@@ -178,7 +180,7 @@ def histograms(ctx: Context, tally: Tally) -> Part:
 
 
 def _counts(votes: RegionClassifier, x: Tensor) -> np.ndarray:
-    with torch.no_grad():
+    with torch.no_grad(), explained("the votes of Figure 2"):
         counts = votes.vote(x).counts
     return counts.cpu().numpy().astype(np.int64)
 

@@ -1,0 +1,109 @@
+"""--dry-run: it says what is missing and touches nothing, whatever state the folder is in."""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rcfast.eval import cli
+from rcfast.eval.store import Store, StoreError
+
+SETTINGS = [
+    'defences=["point","region"]',
+    'attacks.names=["T-FGSM"]',
+    "attacks.settings.T-FGSM={steps=8, refine=1}",
+    "protocol.examples=4",
+    "protocol.block=2",
+    "train.point.epochs=3",
+    "vote.m=20",
+    "vote.seeds=[0]",
+    "length.step=0.1",
+    "length.m=20",
+]
+
+
+def arguments(out: Path) -> list[str]:
+    return ["--out", str(out), "--only", "table3,table4", *(a for s in SETTINGS for a in ("--set", s))]
+
+
+def state(out: Path) -> dict[str, tuple[bytes, int]]:
+    """Return the bytes and the time of every file."""
+    paths = [path for path in sorted(out.rglob("*")) if path.is_file()]
+    return {str(path): (path.read_bytes(), path.stat().st_mtime_ns) for path in paths}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dry") / "out"
+    assert cli.main([*arguments(folder), "--quiet"]) == cli.DONE
+    return folder
+
+
+@pytest.fixture
+def todo(capsys: pytest.CaptureFixture[str]) -> Callable[[Path], dict[str, int]]:
+    """A dry run: how many parts of each stage are to do."""
+
+    def run(folder: Path) -> dict[str, int]:
+        capsys.readouterr()
+        assert cli.main([*arguments(folder), "--dry-run"]) == cli.DONE
+        said = re.findall(r"^(\w+) +(\d+) +(\d+) +(\d+) ", capsys.readouterr().out, re.M)
+        assert all(int(total) == int(there) + int(missing) for _, total, there, missing in said)
+        return {name: int(missing) for name, _, _, missing in said}
+
+    return run
+
+
+def test_an_empty_folder_stays_as_it_is(tmp_path: Path, todo: Callable[[Path], dict[str, int]]) -> None:
+    missing = todo(tmp_path / "new")
+    assert {name: missing[name] for name in ("train", "attack", "draw")} == {
+        "train": 2,
+        "attack": 2,
+        "draw": 1,
+    }
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("damage", ["data", "description", "none"])
+@pytest.mark.parametrize(
+    ("stage", "missing"),
+    [
+        ("train", {"train": 2, "attack": 2, "draw": 1}),  # r belongs to the weights, which are gone
+        ("length", {"train": 1, "draw": 1}),
+        ("attack", {"train": 0, "attack": 1, "draw": 1}),
+        ("vote", {"train": 0, "attack": 0, "vote": 1, "draw": 1}),
+        ("examples", {"train": 0, "attack": 0, "vote": 0, "draw": 0}),
+    ],
+)
+def test_damaged_parts_are_counted_and_left_alone(
+    out: Path, todo: Callable[[Path], dict[str, int]], stage: str, missing: dict[str, int], damage: str
+) -> None:
+    sidecar = min((out / "store" / stage).glob("*.json"))
+    path = sidecar if damage == "description" else next(sidecar.parent.glob(f"{sidecar.stem}.[ns]*"))
+    whole = path.read_bytes()
+    try:
+        if damage != "none":
+            path.write_bytes(whole[:-20])
+        before = state(out)
+        found = todo(out)
+        assert state(out) == before
+    finally:
+        path.write_bytes(whole)
+    expected = missing if damage != "none" else dict.fromkeys(missing, 0)
+    assert {name: found[name] for name in expected} == expected
+
+
+def test_a_store_for_reading_writes_and_removes_nothing(tmp_path: Path) -> None:
+    arrays = {"a": np.arange(3)}
+    part = Store(tmp_path).save("vote", {"x": 1}, arrays)
+    part.path.write_bytes(b"")
+    said: list[str] = []
+    store, before = Store(tmp_path, readonly=True, report=said.append), state(tmp_path)
+    assert store.load(part) is None
+    with pytest.raises(StoreError, match="opened for reading only"):
+        store.save("vote", {"x": 2}, arrays)
+    with pytest.raises(StoreError, match="opened for reading only"):
+        store.adopt("vote", {"x": 1}, "digest")
+    assert state(tmp_path) == before
+    assert said == []
