@@ -8,7 +8,7 @@ import os
 import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -21,7 +21,11 @@ KEYS = ("x_train", "y_train", "x_test", "y_test")
 TOLERANCE = 1e-6  # rounding that a float image may carry beyond [0,1]
 MAX_VALIDATION = 5_000  # Table 2
 DIGITS_TEST = 360
-SHAPES = {"mnist": (1, 28, 28), "cifar10": (3, 32, 32)}
+Sizes = tuple[int, int, tuple[int, ...]]  # training examples, test examples, (C,H,W)
+PUBLISHED: dict[str, Sizes] = {  # a file of another size is not the set of this name
+    "mnist": (60_000, 10_000, (1, 28, 28)),
+    "cifar10": (50_000, 10_000, (3, 32, 32)),
+}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +69,11 @@ class Dataset:
     def shape(self) -> tuple[int, ...]:
         """(C, H, W) of one example."""
         return tuple(self.train.x.shape[1:])
+
+    @property
+    def sizes(self) -> Sizes:
+        """Training examples with those held out for validation, test examples, (C,H,W)."""
+        return len(self.train) + len(self.validation), len(self.test), self.shape
 
     @cached_property
     def fingerprint(self) -> str:
@@ -115,7 +124,12 @@ def load(
         raise ValueError(
             f"unknown data set {name!r}: expected one of {', '.join(NAMES)} or a path ending in .npz"
         )
-    return _assemble(path.stem, _read_npz(path), str(path), validation, seed, expected=SHAPES.get(name))
+    loaded = _assemble(path.stem, _read_npz(path), str(path), validation, seed, expected=PUBLISHED.get(name))
+    if path.stem in NAMES and loaded.sizes != PUBLISHED.get(path.stem):
+        return replace(
+            loaded, name=path.name
+        )  # a user's mnist.npz that is not MNIST must not be taken for it
+    return loaded
 
 
 def data_root(root: str | os.PathLike[str] | None = None) -> Path:
@@ -215,7 +229,7 @@ def _assemble(
     source: str,
     validation: int | None,
     seed: int,
-    expected: tuple[int, ...] | None = None,
+    expected: Sizes | None = None,
 ) -> Dataset:
     """Check everything, then split; `source` begins every message."""
     x = {part: _images(arrays[f"x_{part}"], f"{source}: x_{part}") for part in ("train", "test")}
@@ -225,8 +239,13 @@ def _assemble(
     shape, other = tuple(x["train"].shape[1:]), tuple(x["test"].shape[1:])
     if shape != other:
         raise ValueError(f"{source}: x_train and x_test must have one shape (C,H,W), got {shape} and {other}")
-    if expected is not None and shape != expected:
-        raise ValueError(f"{source}: images must have shape (C,H,W) = {expected}, got {shape}")
+    found = (len(x["train"]), len(x["test"]), shape)
+    if expected is not None and found != expected:
+        said = "{} training and {} test images of shape (C,H,W) = {}"
+        raise ValueError(
+            f"{source}: {name} has {said.format(*expected)}, this file {said.format(*found)}; load a data set of "
+            "your own by the path of its file"
+        )
     num_classes = 10 if expected is not None else int(y["train"].max()) + 1
     for part in ("train", "test"):
         _check_labels(y[part], num_classes, f"{source}: y_{part}")

@@ -1,15 +1,26 @@
 """Shared fixtures: where the real data is, and why a test that needs more than this machine has is skipped."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 
-def _mnist_root() -> Path | None:
+def _root(*names: str) -> Path | None:
+    """RCFAST_DATA if it holds one of these files."""
     root = os.environ.get("RCFAST_DATA")
-    return Path(root) if root and (Path(root) / "mnist.npz").is_file() else None
+    return Path(root) if root and any((Path(root) / name).is_file() for name in names) else None
+
+
+def _mnist_root() -> Path | None:
+    return _root("mnist.npz")
+
+
+def _cifar10_root() -> Path | None:
+    return _root("cifar10.npz", "cifar10/train_labels.npy")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -18,6 +29,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
         if item.get_closest_marker("mnist") and _mnist_root() is None:
             item.add_marker(pytest.mark.skip(reason="RCFAST_DATA names no folder with mnist.npz"))
+        if item.get_closest_marker("cifar10") and _cifar10_root() is None:
+            item.add_marker(pytest.mark.skip(reason="RCFAST_DATA names no folder with CIFAR-10"))
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +39,15 @@ def data_root() -> Path:
     root = _mnist_root()
     assert root is not None
     return root
+
+
+@pytest.fixture(scope="session")
+def cifar10_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder that holds the real cifar10.npz; only for tests marked cifar10."""
+    root = _cifar10_root()
+    assert root is not None
+    if (root / "cifar10.npz").is_file():
+        return root
+    out = tmp_path_factory.mktemp("cifar10")
+    subprocess.run([sys.executable, root / "unpack.py", out, "cifar10"], check=True)  # from sheets of images
+    return out

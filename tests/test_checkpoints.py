@@ -220,7 +220,12 @@ def test_failing_write_leaves_the_old_file(tmp_path, monkeypatch, call):
         with pytest.raises(OSError, match="No space left"):
             training.save_model(models.digits_cnn(seed=5, shape=(3, 8, 8), num_classes=4), path)
     assert equal(training.load_model(path)[0], model)
-    training.save_model(resnet(), path)  # what the failed attempt left is no obstacle
+    assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def test_what_a_killed_write_left_is_no_obstacle(tmp_path):
+    (tmp_path / ".model.safetensors.part").write_bytes(b"half")
+    training.save_model(resnet(), tmp_path / "model.safetensors")
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
 
 

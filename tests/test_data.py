@@ -1,5 +1,6 @@
 """rcfast.data: what is read is what the file holds; a faulty file is refused by name and fault."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from rcfast import data
+from rcfast.eval import paper
 
 
 def arrays(
@@ -121,13 +123,47 @@ def test_root_argument_then_environment_then_cache(tmp_path, monkeypatch):
     assert data.data_root() == Path.home() / ".cache" / "rcfast"
 
 
-def test_named_set_comes_from_root(tmp_path, monkeypatch):
+@pytest.fixture
+def small_mnist(monkeypatch) -> None:
+    """Let MNIST be the size of `arrays(shape=(28, 28), classes=10)`."""
+    monkeypatch.setitem(data.PUBLISHED, "mnist", (60, 12, (1, 28, 28)))
+
+
+def test_named_set_comes_from_root(tmp_path, monkeypatch, small_mnist):
     content = arrays(shape=(28, 28), classes=10)
     np.savez(tmp_path / "mnist.npz", **content)
     monkeypatch.setenv("RCFAST_DATA", str(tmp_path))
     assert data.load("mnist").fingerprint == data.load("mnist", tmp_path).fingerprint
     assert data.load("mnist").shape == (1, 28, 28)
-    assert data.load("mnist.npz", tmp_path).name == "mnist"
+    assert data.load("mnist").name == data.load("mnist.npz", tmp_path).name == "mnist"
+
+
+SAID = {
+    "mnist": "mnist has 60000 training and 10000 test images of shape (C,H,W) = (1, 28, 28)",
+    "cifar10": "cifar10 has 50000 training and 10000 test images of shape (C,H,W) = (3, 32, 32)",
+}
+WRONG_SIZES = {
+    "a part of mnist": ("mnist", {"shape": (28, 28)}, "60 training and 12 test images"),
+    "mnist of another shape": ("mnist", {}, "60 training and 12 test images of shape (C,H,W) = (1, 6, 5)"),
+    "mnist with a short test set": ("mnist", {"n": 60_000, "shape": (28, 28)}, "60000 training and 12 test"),
+    "a part of cifar10": ("cifar10", {"shape": (32, 32, 3)}, "60 training and 12 test images"),
+}
+
+
+@pytest.mark.parametrize(("name", "content", "found"), WRONG_SIZES.values(), ids=WRONG_SIZES.keys())
+def test_a_named_set_of_another_size_is_refused(tmp_path, name, content, found):
+    path = tmp_path / f"{name}.npz"
+    np.savez(path, **arrays(**{"classes": 10, **content}))
+    with pytest.raises(ValueError, match=re.escape(f"{path}: {SAID[name]}, this file {found}")):
+        data.load(name, tmp_path)
+
+
+@pytest.mark.parametrize("name", data.NAMES)
+def test_a_users_file_is_not_taken_for_the_set_of_its_name(tmp_path, name):
+    own = data.load(write(tmp_path / f"{name}.npz"))
+    assert own.name == f"{name}.npz"
+    assert not paper.publishes(own.name)
+    assert own.num_classes == 3
 
 
 FAULTS = {
@@ -215,14 +251,6 @@ def test_damaged_file_is_refused(tmp_path, damage, compressed):
         data.load(path)
 
 
-def test_mnist_of_another_shape_is_refused(tmp_path):
-    write(tmp_path / "mnist.npz")
-    with pytest.raises(
-        ValueError, match=r"mnist.npz: images must have shape .* \(1, 28, 28\), got \(1, 6, 5\)"
-    ):
-        data.load("mnist", tmp_path)
-
-
 ARGUMENTS = {
     "unknown name": (
         ("mnits",),
@@ -263,7 +291,7 @@ class Offline:
         raise RuntimeError("Error downloading train-images-idx3-ubyte.gz")
 
 
-def test_download_is_kept_as_one_file(tmp_path, monkeypatch):
+def test_download_is_kept_as_one_file(tmp_path, monkeypatch, small_mnist):
     monkeypatch.setattr("torchvision.datasets.MNIST", FakeMNIST)
     first = data.load("mnist", tmp_path / "new")
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["mnist.npz"]
@@ -288,3 +316,17 @@ def test_real_mnist_has_the_sizes_of_table_2(data_root):
     assert torch.bincount(mnist.test.y).tolist() == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
     both = torch.cat([mnist.train.y, mnist.validation.y])
     assert torch.bincount(both).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
+
+
+@pytest.mark.cifar10
+def test_real_cifar10_has_the_sizes_of_table_2(cifar10_root):
+    cifar10 = data.load("cifar10", cifar10_root)
+    assert (len(cifar10.train), len(cifar10.validation), len(cifar10.test)) == paper.split("cifar10")
+    assert (cifar10.name, cifar10.num_classes, cifar10.shape) == ("cifar10", 10, (3, 32, 32))
+    assert torch.bincount(cifar10.test.y).tolist() == [1000] * 10
+    both = torch.cat([cifar10.train.y, cifar10.validation.y])
+    assert torch.bincount(both).tolist() == [5000] * 10
+    # Mean of each channel over the training images, as commonly published (0.4914, 0.4822, 0.4465).
+    train, held = (split.x.double().mean((0, 2, 3)) for split in (cifar10.train, cifar10.validation))
+    mean = (0.9 * train + 0.1 * held).tolist()
+    assert mean == pytest.approx([0.4914, 0.4822, 0.4465], abs=1e-4)

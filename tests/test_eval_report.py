@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from colours import TEXT, contrast
 from evaluation_fixture import NASTY, make, run
 
 from rcfast.eval import findings, report
@@ -165,6 +166,42 @@ def test_report_shows_names_as_they_are(read: tuple[str, _Page]) -> None:
     html, page = read
     assert NASTY in page.text
     assert "<b>x</b>" not in html
+
+
+def themes() -> dict[str, dict[str, str]]:
+    """The colours of report.css by light, dark and print, each completed as the cascade does."""
+    css = Path(report.__file__).with_name("report.css").read_text(encoding="utf-8")
+    found = [
+        dict(re.findall(r"--(\w+): (#\w{6});", block)) for block in re.findall(r":root \{(.*?)\}", css, re.S)
+    ]
+    light, dark, paper = found
+    return {
+        "light": light,
+        "dark": light | dark,
+        "print": light | paper,
+        "print of dark": light | dark | paper,
+    }
+
+
+@pytest.mark.parametrize("theme", themes())
+@pytest.mark.parametrize("back", ["paper", "raised", "warned"])
+@pytest.mark.parametrize("ink", ["ink", "soft", "blue", "good", "bad"])
+def test_every_colour_of_text_is_legible(theme: str, back: str, ink: str) -> None:
+    colours = themes()[theme]
+    assert contrast(colours[ink], colours[back]) >= TEXT
+
+
+def test_text_has_no_other_colour_and_paper_is_white() -> None:
+    css = Path(report.__file__).with_name("report.css").read_text(encoding="utf-8")
+    assert set(re.findall(r"[{;]\s*color: (.*?)[;}]", css)) == {
+        f"var(--{ink})" for ink in ("ink", "soft", "blue", "good", "bad")
+    }
+    used, colours = set(re.findall(r"var\(--(\w+)\)", css)), themes()
+    assert used == set(colours["light"])
+    assert colours["print"] == colours["print of dark"], (
+        "what is printed must not depend on the reader's mode"
+    )
+    assert colours["print"]["paper"] == "#ffffff"
 
 
 def test_report_of_unpublished_data_has_no_paper_marks() -> None:

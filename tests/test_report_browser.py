@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import threading
+import zlib
 from collections.abc import Iterator
 from functools import partial
 from html import unescape
@@ -14,6 +15,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from colours import TEXT, contrast, luminance
 from evaluation_fixture import make, run
 from PIL import Image
 
@@ -41,6 +43,30 @@ const frames = widths.map((width) => {
   document.body.append(frame);
   return frame;
 });
+// Every pair of colours that some text has: its own, and the first painted one behind it.
+const clear = "rgba(0, 0, 0, 0)";
+const pairs = (page, view) => {
+  const found = new Set();
+  for (const node of page.body.querySelectorAll("*:not(svg *, title, style)")) {
+    if (![...node.childNodes].some((child) => child.nodeType === 3 && child.data.trim())) continue;
+    let back = node;
+    while (back && view.getComputedStyle(back).backgroundColor === clear) back = back.parentElement;
+    found.add(`${view.getComputedStyle(node).color} on ${back ? view.getComputedStyle(back).backgroundColor : clear}`);
+  }
+  return [...found].sort();
+};
+// What is printed, in the reader's mode: the print rules count as well, as on paper.
+const print = (page, view) => {
+  for (const sheet of page.styleSheets)
+    for (const rule of sheet.cssRules)
+      if (rule.media && rule.media.mediaText === "print") rule.media.mediaText = "all";
+  const style = view.getComputedStyle(page.body);
+  return {
+    paper: style.backgroundColor, ink: style.color, pairs: pairs(page, view),
+    scheme: view.getComputedStyle(page.documentElement).colorScheme,
+    nav: view.getComputedStyle(page.querySelector("nav")).display,
+  };
+};
 addEventListener("load", () => {
   document.getElementById("found").textContent = JSON.stringify(frames.map((frame, index) => {
     const page = frame.contentDocument, view = frame.contentWindow;
@@ -61,6 +87,8 @@ addEventListener("load", () => {
       bold: page.querySelectorAll("article th b").length,
       headings: page.querySelectorAll("h1").length,
       charts: [...page.querySelectorAll("figure svg")].map((svg) => svg.getBoundingClientRect().width),
+      pairs: pairs(page, view),
+      print: print(page, view),  // last: it changes the page
     };
   }));
 });
@@ -123,18 +151,6 @@ def dark(site: tuple[str, list[str]], tmp_path_factory: pytest.TempPathFactory) 
     return _probe(tmp_path_factory.mktemp("dark"), site[0], DARK)
 
 
-def _luminance(colour: str) -> float:
-    """Relative luminance of "rgb(r, g, b)", WCAG 2."""
-    parts = [int(v) / 255 for v in re.findall(r"\d+", colour)[:3]]
-    linear = [v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
-    return sum(w * v for w, v in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
-
-
-def _contrast(a: str, b: str) -> float:
-    low, high = sorted((_luminance(a), _luminance(b)))
-    return (high + 0.05) / (low + 0.05)
-
-
 @pytest.mark.parametrize("index", range(len(WIDTHS)), ids=map(str, WIDTHS))
 def test_the_page_never_scrolls_sideways(light: list[dict[str, Any]], index: int) -> None:
     seen = light[index]
@@ -156,11 +172,29 @@ def test_names_stay_text(light: list[dict[str, Any]]) -> None:
 
 
 def test_light_and_dark_are_legible(light: list[dict[str, Any]], dark: list[dict[str, Any]]) -> None:
-    assert _luminance(light[0]["paper"]) > 0.9
-    assert _luminance(dark[0]["paper"]) < 0.05
+    assert luminance(light[0]["paper"]) > 0.9
+    assert luminance(dark[0]["paper"]) < 0.05
     for seen in (light[0], dark[0]):
-        assert _contrast(seen["paper"], seen["ink"]) > 10
+        assert contrast(seen["paper"], seen["ink"]) > 10
         assert seen["chart"] == seen["ink"], "figures take the ink of the page"
+
+
+def test_all_text_is_legible(light: list[dict[str, Any]], dark: list[dict[str, Any]]) -> None:
+    for seen in (light[0], dark[0], light[0]["print"], dark[0]["print"]):
+        assert len(seen["pairs"]) >= 6
+        for pair in seen["pairs"]:
+            ink, back = pair.split(" on ")
+            assert contrast(ink, back) >= TEXT, pair
+
+
+def test_print_is_ink_on_white_in_dark_mode_too(
+    light: list[dict[str, Any]], dark: list[dict[str, Any]]
+) -> None:
+    assert dark[0]["print"] == light[0]["print"]
+    assert dark[0]["print"]["paper"] == "rgb(255, 255, 255)"
+    assert dark[0]["print"]["ink"] == "rgb(0, 0, 0)"
+    assert dark[0]["print"]["scheme"] == "light"
+    assert dark[0]["print"]["nav"] == "none", "the print rules are in force"
 
 
 def test_a_standalone_figure_follows_the_theme(tmp_path: Path, folder: Path) -> None:
@@ -180,6 +214,13 @@ def test_a_standalone_figure_follows_the_theme(tmp_path: Path, folder: Path) -> 
     assert shades[1] > 200, "light ink by night"
 
 
+def _inflated(stream: bytes) -> bytes:
+    try:
+        return zlib.decompress(stream)
+    except zlib.error:
+        return b""
+
+
 def test_it_prints(tmp_path: Path, folder: Path) -> None:
     pdf = tmp_path / "report.pdf"
     address = (folder / "report.html").as_uri()
@@ -187,3 +228,14 @@ def test_it_prints(tmp_path: Path, folder: Path) -> None:
     content = pdf.read_bytes()
     assert content.startswith(b"%PDF")
     assert 4 <= len(re.findall(rb"/Type\s*/Page\b", content)) <= 30
+    streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", content, re.DOTALL)
+    painted = b"\n".join(_inflated(stream) for stream in streams)
+    fills = {tuple(map(float, fill)) for fill in re.findall(rb"([\d.]+) ([\d.]+) ([\d.]+) rg\b", painted)}
+    css = Path(report.__file__).with_name("report.css").read_text(encoding="utf-8")
+    light, dark, paper = (
+        set(re.findall(r"#\w{6}", block)) for block in re.findall(r":root \{(.*?)\}", css, re.DOTALL)
+    )
+    only_dark = {tuple(round(v / 255, 4) for v in bytes.fromhex(c[1:])) for c in dark - light - paper}
+    assert len(only_dark) > 8
+    assert fills >= {(0.0, 0.0, 0.0), (1.0, 1.0, 1.0)}, "ink and paper"
+    assert not fills & only_dark, "the reader's dark mode does not reach the paper"

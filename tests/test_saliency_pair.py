@@ -115,10 +115,23 @@ def test_rows_that_are_not_contiguous():
     assert torch.equal(want, ops.saliency_pair(a, b, free)[::2])
 
 
-def test_opcheck_and_compile():
+def test_opcheck_and_version_counter():
     a, b, free = draw(3, 20, 100, seed=7)
     out, workspace = torch.empty(3, 2, dtype=torch.int64), torch.empty(3, 1)
     torch.library.opcheck(torch.ops.rcfast.saliency_pair_.default, (out, workspace, a, b, free, False))
+    before = [t._version for t in (out, workspace, a, b, free)]
+    torch.ops.rcfast.saliency_pair_(out, workspace, a, b, free, False)
+    after = [t._version for t in (out, workspace, a, b, free)]
+    assert [new > old for old, new in zip(before, after, strict=True)] == [True, True, False, False, False]
+
+
+def test_torch_compile_full_graph():
+    def chosen(a, b, free):
+        return ops.saliency_pair(a * 2, b, free) + 1
+
+    tensors = draw(3, 20, 100, seed=7)
+    compiled = torch.compile(chosen, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(*tensors), chosen(*tensors))
 
 
 @pytest.mark.parametrize(

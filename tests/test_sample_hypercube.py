@@ -1,6 +1,8 @@
 """sample_hypercube_: bits against the plain torch twin, distribution, independence of how it is called."""
 
 import math
+import os
+import shutil
 
 import pytest
 import torch
@@ -32,6 +34,14 @@ def instruction_set(request):
     _C.use_instruction_set(request.param)
     yield request.param
     _C.use_instruction_set(before)
+
+
+@pytest.fixture
+def compiler():
+    """Skips where inductor, torch.compile's own backend, finds no C++ compiler."""
+    name = os.environ.get("CXX", "g++")
+    if shutil.which(name) is None:
+        pytest.skip(f"inductor needs a C++ compiler, and there is no {name}")
 
 
 @pytest.fixture
@@ -297,6 +307,16 @@ def test_torch_compile_full_graph():
     assert torch.equal(compiled(x, ids), draw(x, ids))
 
 
+def test_torch_compile_inductor(compiler):
+    def draw(x, ids):
+        out = torch.empty(2, 5, 12)
+        ops.sample_hypercube_(out, x / 2, 0.2, seed=4, example_ids=ids)
+        return out * 2
+
+    x, ids = inputs((12,), batch=2)
+    assert same_bits(torch.compile(draw, fullgraph=True)(x, ids), draw(x, ids))
+
+
 @pytest.mark.gpu
 def test_cuda_graph_replays_with_a_new_seed():
     x, ids = inputs((784,))
@@ -320,13 +340,3 @@ def test_runs_on_the_current_stream_and_the_tensors_device():
     with torch.cuda.stream(stream):
         out = points(x, 0.3, 64, device="cuda", ids=ids)
     assert same_bits(out, points(x, 0.3, 64, ids=ids))
-
-
-def test_benchmark_sampling(benchmark):
-    """pytest-benchmark: `pytest --benchmark-only`; the bars stand in bench/throughput.py."""
-    out, x, ids = (
-        torch.empty(1, 128, 784, dtype=torch.bfloat16),
-        torch.rand(1, 784),
-        torch.zeros(1, dtype=torch.int64),
-    )
-    benchmark(ops.sample_hypercube_, out, x, 0.3, example_ids=ids)

@@ -2,7 +2,9 @@
 
 import itertools
 import math
+import re
 from fractions import Fraction
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,9 +35,11 @@ SHARES = {  # name: shares of the labels, largest m
 }
 
 
-def simulate(shares: list[float], m: int, alpha: float, runs: int = RUNS) -> tuple[np.ndarray, ...]:
-    """Runs of the sequential rule on labels drawn from ``shares``: (label, samples, decided) of each run."""
-    rule = StoppingRule("sequential", m, len(shares), alpha)
+def simulate(
+    shares: list[float], m: int, alpha: float, runs: int = RUNS, stop: stopping.Stop = "sequential"
+) -> tuple[np.ndarray, ...]:
+    """Runs of a rule on labels drawn from ``shares``: (label, samples, decided) of each run."""
+    rule = StoppingRule(stop, m, len(shares), alpha)
     rng = np.random.default_rng(1)
     counts = torch.zeros(runs, len(shares), dtype=torch.int32)
     samples = torch.zeros(runs, dtype=torch.int64)
@@ -154,6 +158,28 @@ def test_samples_follow_the_shares() -> None:
             assert 0.9 * least < samples.mean() < 2 * least + 12
     assert means[0] == 12
     assert means == sorted(means)
+
+
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "voting.md"
+ROWS = re.findall(
+    r"^\| ([\d.]+) \| ([\d.]+) \| (\d+)% \| (\d+) \|$", DOCS.read_text(encoding="utf-8"), re.MULTILINE
+)
+
+
+def test_the_docs_table_is_there() -> None:
+    assert [share for share, *_ in ROWS] == ["1.00", "0.99", "0.95", "0.90", "0.80", "0.70", "0.60", "0.55"]
+
+
+@pytest.mark.parametrize(("share", "points", "decided", "exact_points"), ROWS)
+def test_the_docs_table_is_what_a_simulation_finds(
+    share: str, points: str, decided: str, exact_points: str
+) -> None:
+    shares = [float(share), 1 - float(share)] + [0.0] * 8
+    _, samples, proven = simulate(shares, 1000, 1e-3, runs=20_000)
+    assert samples.mean() == pytest.approx(float(points), rel=0.02)
+    assert 100 * proven.mean() == pytest.approx(float(decided), abs=1.5)  # 4 standard errors
+    _, samples, _ = simulate(shares, 1000, 1e-3, runs=20_000, stop="exact")
+    assert samples.mean() == pytest.approx(float(exact_points), rel=0.02)
 
 
 def test_unanimous_votes() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_sample_hypercube import DEVICES, DTYPES, instruction_set, threads  # noqa: F401
+from test_sample_hypercube import DEVICES, DTYPES, compiler, instruction_set, threads  # noqa: F401
 
 from rcfast import ops, reference
 
@@ -135,6 +135,11 @@ def test_torch_compile_full_graph():
     assert torch.equal(torch.compile(tally, fullgraph=True, backend="aot_eager")(logits), tally(logits))
 
 
-def test_benchmark_vote(benchmark):
-    counts, logits = torch.zeros(1, 10, dtype=torch.int32), torch.randn(1, 1000, 10)
-    benchmark(ops.vote_, counts, logits)
+def test_torch_compile_inductor(compiler):  # noqa: F811
+    def tally(logits):
+        counts = torch.zeros(2, 7, dtype=torch.int32)
+        ops.vote_(counts, logits * 2)
+        return counts + 1
+
+    logits = torch.randn(2, 50, 7)
+    assert torch.equal(torch.compile(tally, fullgraph=True)(logits), tally(logits))
