@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -31,13 +31,16 @@ class CWL0(ClimbingAttack):
     attempt starts at the last success. Without a success c doubles, from `c0` below `c_max`; then the last
     success is returned, changes below 1e-4 undone where it stays one.
 
-    abort_early ends an attempt that would not succeed within `iterations` if what is missing went on falling
-    at one and a half times its present pace; before the first success, one in which it fell by less than 0.01% in a
-    tenth of them after pixels at 0 or 1 had time to move, and one whose c is four times too small for f to
-    reach zero along the steepest gradient met. It ends a row when larger c do not help: the distance is less than 1% of
-    the gradient throughout a failed attempt (30% if f is far from zero), or twice the c missed hardly less. Without
-    it, as in the original, all are taken. `precision` of the gradients: `auto` is bfloat16 where that is
-    faster and close; every success is confirmed in the precision of x.
+    abort_early ends an attempt that would not succeed within `iterations` if what is missing went on falling at
+    one and a half times its present pace; before the first success, one in which it fell by less than 0.01% in
+    a tenth of them after pixels at 0 or 1 had time to move, and one whose c is four times too small for f to
+    reach zero along the steepest gradient met. It ends a row when larger c do not help: the distance is less
+    than 1% of the gradient throughout a failed attempt (30% if f is far from zero), or twice the c missed
+    hardly less. Without it, as in the original, all are taken. `twice` searches once more with steps five times
+    as large and a fifth of the iterations, and keeps the success with fewer changes: which pixels are frozen
+    first decides where a search ends, and neither step size is the better one throughout (without it, one
+    search as in the original). `precision` of the gradients: `auto` is bfloat16 where that is faster and close;
+    every success is confirmed in the precision of x.
 
     Source: Carlini and Wagner (2017), section VI.B; the paper's section 2.2.1. Defaults are the original's.
     Raises ValueError for a hyperparameter that is not positive.
@@ -49,6 +52,25 @@ class CWL0(ClimbingAttack):
     rate: float = 1e-2
     c0: float = 1e-3
     c_max: float = 2e6
+    twice: bool = True
+
+    @classmethod
+    def fast(cls, **changes: Any) -> Self:
+        """A smaller budget for a CPU: one search of 200 iterations an attempt with larger steps."""
+        return super().fast(**{"twice": False, **changes})
+
+    def _run(self, model: AttackedModel, x: Tensor, labels: Tensor) -> Tensor:
+        one = super()._run(model, x, labels)
+        if not self.twice:
+            return one
+        bolder = self.replace(rate=5 * self.rate, iterations=max(1, self.iterations // 5), twice=False)
+        other = bolder._run(model, x, labels)
+        rows = torch.arange(len(x), device=x.device)
+        changes = []
+        for found in (one, other):
+            success = self._accepts(model.predict(found, rows), labels)
+            changes.append((found != x).flatten(1).sum(1).masked_fill(~success, x[0].numel() + 1))
+        return torch.where(per_row(changes[1] < changes[0], x), other, one)
 
     def _bound(self, x: Tensor) -> Tensor:
         return torch.ones_like(x, dtype=torch.bool)
