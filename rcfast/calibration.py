@@ -55,7 +55,7 @@ def learn_length(
     ``x`` [N, ...] float32 in [0,1] with labels ``y`` [N] int64, N >= 1, on any device. ``tolerance``:
     accuracy that may be lost (0: the paper's loop). ``r_max``: where the search ends at the latest.
     ``curve``: score every length up to ``r_max``, as a figure wants it; r is the same. ``stop="exact"`` gives
-    the accuracies of all m votes; ``"sequential"`` is some 25 times faster and agrees with it but for near
+    the accuracies of all m votes; ``"sequential"`` is some 30 times faster and agrees with it but for near
     ties. Other arguments as for :class:`rcfast.RegionClassifier`. Every length uses the same random numbers,
     scaled: the curve is smooth.
 
