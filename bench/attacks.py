@@ -6,9 +6,10 @@
 Needs `pip install -e '.[peers]'`; a library that is missing or does not import is reported as such. Every row runs
 on the same network, images and targets (all wrong classes of each example); the literal loops, one example at a
 time, on --literal of them, spread over all. Rows are kept in bench/results/attacks-<device>.json as soon as they
-are measured; a run that was interrupted goes on where it stopped, as long as network, examples and code are the
-same. Success is judged here, for everybody: the network says the target (DeepFool: not the label) for the result
-clipped to [0,1].
+are measured, each with its commit and the load of the machine; a run that was interrupted goes on where it stopped, as
+long as network and examples are the same. Rows of rcfast from another commit are measured anew, the others' are kept.
+Success is judged here, for everybody: the network says the target (DeepFool: not the label) for the result clipped to
+[0,1].
 """
 
 from __future__ import annotations
@@ -28,7 +29,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import RESULTS, dataset_and_model, header, slug, synchronise, table, without_folders, write
+from common import (
+    RESULTS,
+    commit,
+    dataset_and_model,
+    header,
+    slug,
+    synchronise,
+    table,
+    without_folders,
+    write,
+)
 from torch import Tensor, nn
 
 from rcfast.attacks import CWL0, CWL2, JSMA, CWLinf, DeepFool
@@ -234,6 +245,7 @@ def measure(row: Row, task: Task, examples: list[int]) -> dict[str, Any]:
         "seconds_per_example": seconds / len(success),
         "queries_per_example": asked[0] / len(success),
         "load": os.getloadavg()[0],
+        "commit": commit(),
         "examples": examples,
         "noise_each": [round(float(v), 6) if s else None for v, s in zip(noise, success, strict=True)],
     }
@@ -255,8 +267,6 @@ def make_tasks(args: argparse.Namespace) -> tuple[Task, Task, str, str]:
     content = hashlib.sha256()
     for tensor in (x, *model.state_dict().values()):
         content.update(tensor.cpu().contiguous().numpy().tobytes())
-    for path in [Path(__file__), *sorted((ROOT / "rcfast" / "attacks").glob("*.py"))]:
-        content.update(path.read_bytes())
     content.update(f"{args.examples} {args.untargeted} {args.literal} {args.threads}".encode())
     return Task(model, x[rows], y[rows], targets), untargeted, name, content.hexdigest()
 
@@ -347,7 +357,9 @@ def main() -> int:
     print(f"{slug(device)}, {dataset}, {len(targeted.x)} targeted examples", flush=True)
     wanted = [w.strip() for w in args.only.split(",") if w.strip()]
     for row in ROWS:
-        if row.key in rows or (wanted and row.group not in wanted and row.key not in wanted):
+        if wanted and row.group not in wanted and row.key not in wanted:
+            continue
+        if row.key in rows and (not row.name.startswith("rcfast") or rows[row.key].get("commit") == commit()):
             continue
         task = untargeted if row.group == "deepfool" else targeted
         count = min(args.literal, len(task.x)) if row.slow else len(task.x)
