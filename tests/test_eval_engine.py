@@ -64,7 +64,7 @@ def test_the_quick_preset_takes_a_first_look_at_mnist() -> None:
     config = build("quick", overrides={"data": {"name": "mnist"}})
     assert config.defences == ["point", "region"]
     assert set(config.attacks.names) >= {"T-FGSM", "T-IGSM"}
-    assert config.length.step == 0.05
+    assert config.length.step == 0.1
     assert config.vote.dtype == "bfloat16"
 
 
