@@ -8,7 +8,8 @@ from torch import nn
 import rcfast.data
 from rcfast.attacks import CWL0, CWL2, CWLinf
 from rcfast.attacks._climb import Climb
-from rcfast.attacks._cw import Adam, channels_last, from_tanh, movable, searched, shrink, to_tanh
+from rcfast.attacks._cw import Adam, from_tanh, movable, shrink, to_tanh
+from rcfast.attacks._passes import channels_last, searched
 from rcfast.attacks.base import AttackedModel, margin
 
 ATTACKS = (

@@ -9,26 +9,14 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from rcfast.attacks._cw import (
-    SPAN,
-    Adam,
-    Precision,
-    Searched,
-    check_precision,
-    movable,
-    remember,
-    roll,
-    searched,
-    tanh_slope,
-    to_tanh,
-    travel,
-)
-from rcfast.attacks.base import Attack, AttackedModel, check_counts, check_positive, margin, per_row
+from rcfast.attacks._cw import SPAN, Adam, CarliniWagner, movable, remember, tanh_slope, to_tanh, travel
+from rcfast.attacks._passes import Searched
+from rcfast.attacks.base import AttackedModel, check_counts, check_positive, margin, per_row
 
 CHECKS = 40  # times per attempt that the fall of what is missing is looked at
 PATIENCE = 1.5  # how much faster than now a fall may become; all of them become slower
@@ -68,21 +56,17 @@ class Climb(Adam):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ClimbingAttack(Attack):
+class ClimbingAttack(CarliniWagner):
     """Base of CW-L0 and CW-Linf: the loop over attempts. Subclasses say what the constraint is."""
-
-    targeted: ClassVar[bool] = True
-    rolling: ClassVar[bool] = True
 
     iterations: int
     rate: float
     c0: float
     c_max: float
     abort_early: bool = True
-    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
-        check_precision(self.precision)
+        super().__post_init__()
         check_counts(iterations=self.iterations)
         check_positive(rate=self.rate, c0=self.c0, c_max=self.c_max)
 
@@ -126,27 +110,9 @@ class ClimbingAttack(Attack):
         """What happens to rows whose bound cannot be met, in place; returns which are finished [r]."""
         return torch.ones_like(state.solved)
 
-    def _polish(self, model: AttackedModel, state: Climb) -> Tensor:
+    def _outcome(self, model: AttackedModel, state: Climb) -> Tensor:
         """The solutions [r,...] handed out for rows that are finished."""
         return state.solution
-
-    def _run(self, model: AttackedModel, x: Tensor, labels: Tensor) -> Tensor:
-        pair = searched(model, x, self.precision)
-        adversarial = x.clone()
-
-        def finish(state: Climb) -> None:
-            adversarial[state.row] = self._polish(pair.exact, state)
-
-        roll(
-            len(x),
-            model.limit,
-            device=x.device,
-            start=lambda rows: self._start(rows, x[rows], labels[rows]),
-            advance=lambda state: self._advance(pair, state),
-            finish=finish,
-            progress=model.progress,
-        )
-        return adversarial
 
     def _start(self, rows: Tensor, x: Tensor, labels: Tensor) -> Climb:
         zero, no = x.new_zeros(len(x)), torch.zeros_like(labels, dtype=torch.bool)

@@ -1,21 +1,21 @@
-"""What the three Carlini-Wagner attacks share: tanh space, Adam with a clock per row, and the rolling batch.
+"""What the three Carlini-Wagner attacks share: tanh space, Adam with a clock per row, the rolling batch, a line search.
 
 Source: Carlini and Wagner, "Towards evaluating the robustness of neural networks" (2017), sections V and VI.
 """
 
 from __future__ import annotations
 
-import copy
 import math
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Literal, Self, TypeVar, get_args
+from typing import Any, ClassVar, Self, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from rcfast.attacks.base import AttackedModel, Model, per_row, resolution
-from rcfast.hardware import has_bfloat16_units
+from rcfast.attacks._passes import Precision, Searched, check_precision, searched
+from rcfast.attacks.base import Attack, AttackedModel, per_row
 
 # atanh of exactly 0 or 1 is infinite, and its gradient zero: this keeps such pixels movable.
 ATANH_SCALE = 0.999999
@@ -23,10 +23,7 @@ ATANH_SCALE = 0.999999
 # first success came up to 250 iterations later and the noise after 600 was 4% higher.
 START = 3.5
 TRAVEL = 1.5  # |w| from START to where the slope of tanh is 20 times what it is there
-LARGE = 256  # coordinates of an image from which on bfloat16 was faster
-TRIED = 4  # rows on which bfloat16 is compared
 REACH, HALVINGS = 0.1, 9  # of the line search: 0.1 towards x and beyond, to 0.0004 of the noise
-CLOSE = 0.05  # the largest error of a logit in bfloat16, as a share of the largest logit
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # of Adam
 
 
@@ -150,77 +147,6 @@ def roll(
             state, waiting = state.join(start(waiting[:free])), waiting[free:]
 
 
-def channels_last(model: AttackedModel, x: Tensor) -> AttackedModel:
-    """The same model with convolution weights in channels_last, on a CPU twice as fast; the user's is kept.
-
-    Only plain modules on images x [n,C,H,W] on a CPU are changed: the module is called with other weights.
-    """
-    if x.device.type != "cpu" or x.dim() != 4:
-        return model
-    faster = _reformatted(model.model)
-    return model if faster is None else _calling(model, faster)
-
-
-def half(model: AttackedModel, x: Tensor) -> AttackedModel:
-    """The same model computing in bfloat16 where that pays and keeps its logits, for the steps of a search.
-
-    It pays on images x [n,C,H,W] float32 on a CPU with units for bfloat16; on Zen 4 a forward and
-    backward pass of the MNIST network takes 0.4 of the time. Its successes are to be confirmed with `model`.
-    """
-    if (
-        x.dtype != torch.float32
-        or x.dim() != 4
-        or x[0].numel() < LARGE
-        or torch.is_autocast_enabled(x.device.type)
-    ):
-        return model
-    if x.device.type != "cpu" or not has_bfloat16_units("cpu"):
-        return model
-    inner = model.model
-
-    def lower(z: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16):
-            return inner(z).to(z.dtype)
-
-    # Noise that is always the same, not x: who is attacked together must not decide about the precision.
-    noise = torch.rand(TRIED, *x.shape[1:], generator=torch.Generator().manual_seed(0), dtype=x.dtype)
-    few = noise.to(x.device)
-    try:
-        exact, rough = inner(few), lower(few)
-    except (RuntimeError, TypeError):  # not every module can be called under autocast
-        return model
-    spread = (exact - exact.mean(1, keepdim=True)).abs().amax(1)
-    error = (rough - exact - (rough - exact).mean(1, keepdim=True)).abs().amax(1)
-    return _calling(model, lower) if bool((error <= CLOSE * spread).all()) else model
-
-
-Precision = Literal["auto", "float32"]
-
-
-def check_precision(precision: str) -> None:
-    if precision not in get_args(Precision):
-        raise ValueError(f"precision must be auto or float32, got {precision!r}")
-
-
-@dataclass(frozen=True)
-class Searched:
-    """An attacked model: `rough` for the gradients of a search, `exact` for what it hands out."""
-
-    exact: AttackedModel
-    rough: AttackedModel
-
-    def grain(self, logits: Tensor) -> Tensor:
-        """Differences of rough logits [n,L] up to this [n] may be rounding."""
-        if self.rough is self.exact:
-            return resolution(logits)
-        return torch.finfo(torch.bfloat16).eps / 2 * logits.abs().amax(1)
-
-
-def searched(model: AttackedModel, x: Tensor, precision: Precision) -> Searched:
-    exact = channels_last(model, x)
-    return Searched(exact, exact if precision == "float32" else half(exact, x))
-
-
 def shrink(
     model: AttackedModel, x: Tensor, point: Tensor, rows: Tensor, accepts: Callable[[Tensor], Tensor]
 ) -> tuple[Tensor, Tensor]:
@@ -240,23 +166,44 @@ def shrink(
     return (x + per_row(high, x) * delta).clamp(0, 1), found
 
 
-def _calling(model: AttackedModel, function: Model) -> AttackedModel:
-    """The attacked model with another function inside; both count their queries in the same place."""
-    changed = copy.copy(model)
-    changed.model = function
-    return changed
+@dataclass(frozen=True, kw_only=True)
+class CarliniWagner(Attack):
+    """Base of the three attacks: each example is a row with a search of its own."""
 
+    targeted: ClassVar[bool] = True
+    rolling: ClassVar[bool] = True
 
-def _reformatted(model: Model) -> Model | None:
-    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
-        return None
-    if hasattr(model, "_orig_mod"):  # compiled: it has chosen its layout
-        return None
-    weights = {
-        f"{name}.weight": m.weight.detach().to(memory_format=torch.channels_last)
-        for name, m in model.named_modules(remove_duplicate=False)
-        if isinstance(m, nn.Conv2d) and "weight" in m._parameters
-    }
-    if not weights:
-        return None
-    return lambda x: torch.func.functional_call(model, weights, (x,))
+    precision: Precision = "auto"
+
+    def __post_init__(self) -> None:
+        check_precision(self.precision)
+
+    @abstractmethod
+    def _start(self, rows: Tensor, x: Tensor, labels: Tensor) -> Any:
+        """The fresh state of rows [r] int64 with their x [r,...] and labels [r]."""
+
+    @abstractmethod
+    def _advance(self, pair: Searched, state: Any) -> Tensor:
+        """Some iterations, in place; returns which rows [R] are finished."""
+
+    @abstractmethod
+    def _outcome(self, model: AttackedModel, state: Any) -> Tensor:
+        """What is handed out for finished rows [r,...]."""
+
+    def _run(self, model: AttackedModel, x: Tensor, labels: Tensor) -> Tensor:
+        pair = searched(model, x, self.precision)
+        adversarial = x.clone()
+
+        def finish(state: Any) -> None:
+            adversarial[state.row] = self._outcome(pair.exact, state)
+
+        roll(
+            len(x),
+            model.limit,
+            device=x.device,
+            start=lambda rows: self._start(rows, x[rows], labels[rows]),
+            advance=lambda state: self._advance(pair, state),
+            finish=finish,
+            progress=model.progress,
+        )
+        return adversarial

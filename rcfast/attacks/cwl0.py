@@ -116,7 +116,7 @@ class CWL0(ClimbingAttack):
         state.bound = free[:, None].expand(_pixels(state.bound).shape).reshape(state.bound.shape).clone()
         return ~free.any(1)
 
-    def _polish(self, model: AttackedModel, state: Climb) -> Tensor:
+    def _outcome(self, model: AttackedModel, state: Climb) -> Tensor:
         small = (state.solution - state.x).abs() < CHANGED
         undone = torch.where(small, state.x, state.solution)
         good = self._accepts(model.predict(undone, state.row), state.target)

@@ -11,19 +11,16 @@ from torch import Tensor
 from rcfast.attacks._cw import (
     SPAN,
     Adam,
-    Precision,
-    Searched,
-    check_precision,
+    CarliniWagner,
     from_tanh,
     movable,
     remember,
-    roll,
-    searched,
     shrink,
     tanh_slope,
     travel,
 )
-from rcfast.attacks.base import Attack, AttackedModel, check_counts, check_positive, margin, per_row
+from rcfast.attacks._passes import Searched
+from rcfast.attacks.base import AttackedModel, check_counts, check_positive, margin, per_row
 
 __all__ = ["CWL2"]
 
@@ -63,7 +60,7 @@ class _Search(Adam):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CWL2(Attack):
+class CWL2(CarliniWagner):
     """T-CW-L2: min ||x' - x||² + c·f(x'), x' = (tanh w + 1)/2, f = max(max_{i≠t} Z_i - Z_t, -k).
 
     Adam on w for each of `searches` values of c: `c0`, ten times more until the first success, then the
@@ -87,8 +84,6 @@ class CWL2(Attack):
     """
 
     norm: ClassVar[float] = 2
-    targeted: ClassVar[bool] = True
-    rolling: ClassVar[bool] = True
 
     confidence: float = 0.0
     iterations: int = 1000
@@ -98,14 +93,13 @@ class CWL2(Attack):
     abort_early: bool = True
     forecast: bool = True
     warm: bool = True
-    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_counts(iterations=self.iterations, searches=self.searches)
         check_positive(c0=self.c0, rate=self.rate)
         if not 0 <= self.confidence < float("inf"):
             raise ValueError(f"confidence must be at least 0, got {self.confidence!r}")
-        check_precision(self.precision)
 
     @classmethod
     def fast(cls, **changes: Any) -> Self:
@@ -115,23 +109,8 @@ class CWL2(Attack):
     def _confidence(self) -> float:
         return self.confidence
 
-    def _run(self, model: AttackedModel, x: Tensor, labels: Tensor) -> Tensor:
-        pair = searched(model, x, self.precision)
-        adversarial = x.clone()
-
-        def finish(done: _Search) -> None:
-            adversarial[done.row] = done.best
-
-        roll(
-            len(x),
-            model.limit,
-            device=x.device,
-            start=lambda rows: self._start(rows, x[rows], labels[rows]),
-            advance=lambda state: self._advance(pair, state),
-            finish=finish,
-            progress=model.progress,
-        )
-        return adversarial
+    def _outcome(self, model: AttackedModel, state: _Search) -> Tensor:
+        return state.best
 
     def _start(self, rows: Tensor, x: Tensor, labels: Tensor) -> _Search:
         zero, no = x.new_zeros(len(x)), torch.zeros_like(labels, dtype=torch.bool)

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rcfast.attacks._cw import channels_last
+from rcfast.attacks._passes import channels_last
 from rcfast.attacks.base import Attack, AttackedModel, check_counts, resolution
 
 PUBLISHED_STEPS = 25  # 100 MNIST images needed 16 at most

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from rcfast.attacks._cw import channels_last
+from rcfast.attacks._passes import channels_last
 from rcfast.attacks.base import Attack, AttackedModel, check_counts, check_positive, per_row
 
 # Steps of one example in a forward pass: more would be tried in vain beyond the first success. Not taken from the

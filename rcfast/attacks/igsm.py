@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from rcfast.attacks._cw import Rows, channels_last, roll
+from rcfast.attacks._cw import Rows, roll
+from rcfast.attacks._passes import channels_last
 from rcfast.attacks.base import Attack, AttackedModel, check_counts, check_positive, per_row
 
 # On a GPU looking whether rows are finished waits for all work queued: look only every so many iterations.

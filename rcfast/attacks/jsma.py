@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from rcfast.attacks._cw import channels_last
+from rcfast.attacks._passes import channels_last
 from rcfast.attacks.base import Attack, AttackedModel, margin
 from rcfast.ops import saliency_pair
 
