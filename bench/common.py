@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from rcfast import data, models, training
+from rcfast.files import write_atomically
 from rcfast.info import environment
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -66,10 +67,7 @@ def header(device: torch.device) -> dict[str, Any]:
 
 
 def write(path: Path, results: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(path.name + ".part")
-    part.write_text(json.dumps(results, indent=1) + "\n")
-    os.replace(part, path)
+    write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
 
 
 def synchronise(device: torch.device) -> None:

@@ -27,8 +27,8 @@ from rcfast.stopping import unanimous_length
 
 LENGTHS = {"mnist": 0.3, "cifar10": 0.02, "digits": 0.3}
 DTYPES = (torch.float32, torch.bfloat16)
-PARTS = 4  # in which the ways take turns
-PARTS_OF_A_RUN = ("kernels", "memory", "votes")
+TURNS = 4  # that the ways take, each with a part of the images
+PARTS = ("kernels", "memory", "votes")
 
 
 def short(dtype: torch.dtype) -> str:
@@ -150,7 +150,7 @@ def end_to_end(model: nn.Module, x: Tensor, y: Tensor, r: float, skip_loop: bool
         call(x[:20])
     took: dict[str, float] = dict.fromkeys(ways, 0.0)
     labels: dict[str, list[Tensor]] = {name: [] for name in ways}
-    for part in x.chunk(PARTS):
+    for part in x.chunk(TURNS):
         for name, call in ways.items():
             # The vote with a stopping rule takes all images at once, every time: examples that are undecided
             # share passes. The others do the same work for each image, a part at a time.
@@ -159,7 +159,7 @@ def end_to_end(model: nn.Module, x: Tensor, y: Tensor, r: float, skip_loop: bool
             begin = time.perf_counter()
             found = call(x if whole else part)
             synchronise(device)
-            took[name] += (time.perf_counter() - begin) / (PARTS if whole else 1)
+            took[name] += (time.perf_counter() - begin) / (TURNS if whole else 1)
             labels[name] = [found] if whole else [*labels[name], found]
         print(f"  {len(torch.cat(labels['plain torch']))} of {len(x)} images", file=sys.stderr, flush=True)
     some = x[:100]
@@ -329,7 +329,7 @@ def main() -> int:
     add("--skip-loop", action="store_true", help="leave out the slow loop")
     add(
         "--parts",
-        default=",".join(PARTS_OF_A_RUN),
+        default=",".join(PARTS),
         help="measure only these anew, keep the file's others (%(default)s)",
     )
     add("--out", type=Path, help="result file (default: bench/results/throughput-<device>.json)")
@@ -346,12 +346,12 @@ def main() -> int:
         return 0
     path = arguments.out or RESULTS / f"throughput-{slug(device)}.json"
     parts = arguments.parts.split(",")
-    if unknown := set(parts) - set(PARTS_OF_A_RUN):
-        parser.error(f"--parts must be among {', '.join(PARTS_OF_A_RUN)}, got {sorted(unknown)[0]!r}")
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"--parts must be among {', '.join(PARTS)}, got {sorted(unknown)[0]!r}")
     own = {**header(device), "dataset": name}
     print(f"{own['device']}, {name}, commit {own['commit']}", flush=True)
     results: dict[str, Any] = own
-    if set(parts) != set(PARTS_OF_A_RUN):
+    if set(parts) != set(PARTS):
         results = json.loads(path.read_text())
         if (results["device"], results["dataset"]) != (own["device"], name):
             parser.error(f"{path.name} is of {results['device']}, {results['dataset']}")

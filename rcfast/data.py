@@ -126,9 +126,7 @@ def load(
         )
     loaded = _assemble(path.stem, _read_npz(path), str(path), validation, seed, expected=PUBLISHED.get(name))
     if path.stem in NAMES and loaded.sizes != PUBLISHED.get(path.stem):
-        return replace(
-            loaded, name=path.name
-        )  # a user's mnist.npz that is not MNIST must not be taken for it
+        return replace(loaded, name=path.name)  # a user's mnist.npz that is not MNIST: not to be taken for it
     return loaded
 
 

@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rcfast.eval import cli, store
+from rcfast import files
+from rcfast.eval import cli
 from rcfast.eval.config import PRESETS, ConfigError, build, parse_setting
 from rcfast.eval.plan import Unit, make_plan, parse_only
 from rcfast.eval.progress import Progress, duration
@@ -259,7 +260,7 @@ def test_a_full_disk_is_told_and_leaves_the_old_file(
     def full(handle: object, data: bytes) -> None:
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(store, "_write", full)
+    monkeypatch.setattr(files, "_write", full)
     with pytest.raises(StoreError, match=r"no space left .* run the same command again"):
         write_atomic(path, "new")
     assert path.read_text() == "old"
@@ -289,7 +290,7 @@ def test_one_run_at_a_time_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
 
 def test_what_a_killed_run_left_half_written_is_swept(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
-    (tmp_path / "store" / ".part.npz.123.tmp").write_bytes(b"half")
+    (tmp_path / "store" / ".abc.npz.part").write_bytes(b"half")
     with Store(tmp_path).locked():
         assert list((tmp_path / "store").iterdir()) == []
 

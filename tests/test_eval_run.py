@@ -308,9 +308,9 @@ def test_a_network_and_data_of_ones_own(mine: Path) -> None:
 def test_the_full_disk_leaves_a_run_that_goes_on(
     mine: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from rcfast.eval import store
+    from rcfast import files
 
-    written, real = [0], store._write
+    written, real = [0], files._write
 
     def nearly_full(handle: Any, data: bytes) -> None:
         written[0] += 1
@@ -319,11 +319,11 @@ def test_the_full_disk_leaves_a_run_that_goes_on(
         real(handle, data)
 
     out, more = mine / "out", ["--only", "table3,table4"]
-    monkeypatch.setattr(store, "_write", nearly_full)
+    monkeypatch.setattr(files, "_write", nearly_full)
     assert cli.main(arguments(out, *more, settings=FAST)) == cli.FAILED
     assert "no space left" in capsys.readouterr().err
-    assert not list(out.rglob("*.tmp"))
-    monkeypatch.setattr(store, "_write", real)
+    assert not list(out.rglob(".*.part"))
+    monkeypatch.setattr(files, "_write", real)
     assert cli.main(arguments(out, *more, settings=FAST)) == cli.DONE
     assert cli.main(arguments(mine / "whole", *more, settings=FAST)) == cli.DONE
     assert differing(out, mine / "whole") == []

@@ -1,4 +1,4 @@
-"""What the three Carlini-Wagner attacks share: tanh space, Adam with a clock per row, the rolling batch, a line search.
+"""What the three Carlini-Wagner attacks share: tanh space, Adam with a clock per row, a line search.
 
 Source: Carlini and Wagner, "Towards evaluating the robustness of neural networks" (2017), sections V and VI.
 """
@@ -8,13 +8,14 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Self, TypeVar
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from rcfast.attacks._passes import Precision, Searched, check_precision, searched
+from rcfast.attacks._rolling import Rows, roll
 from rcfast.attacks.base import Attack, AttackedModel, per_row
 
 # atanh of exactly 0 or 1 is infinite, and its gradient zero: this keeps such pixels movable.
@@ -52,40 +53,12 @@ def tanh_slope(x: Tensor) -> Tensor:
     return 2 * x * (1 - x)
 
 
-@dataclass
-class Rows:
-    """Tensors with one row for each example under attack; rows leave and join between steps."""
-
-    row: Tensor  # [R] int64: which example of the batch
-
-    def __len__(self) -> int:
-        return len(self.row)
-
-    def select(self, rows: Tensor) -> Self:
-        """Some rows: int64 indices or a bool mask [R]."""
-        return type(self)(**{f.name: getattr(self, f.name)[rows] for f in fields(self)})
-
-    def put(self, rows: Tensor, values: Self) -> None:
-        """Replaces rows (int64 indices [r]) by the r rows of values."""
-        for f in fields(self):
-            getattr(self, f.name)[rows] = getattr(values, f.name)
-
-    def join(self, other: Self) -> Self:
-        """These rows, then the other ones."""
-        return type(self)(
-            **{f.name: torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)}
-        )
-
-
 SPAN = 4  # looks back over which the pace of a fall is measured
 
 
 def remember(past: Tensor, now: Tensor, at: Tensor) -> Tensor:
     """past [R,SPAN], oldest first, moved on by now [R] in the rows `at` [R] bool."""
     return torch.where(at[:, None], torch.cat([past[:, 1:], now[:, None]], 1), past)
-
-
-AnyRows = TypeVar("AnyRows", bound=Rows)
 
 
 @dataclass
@@ -112,39 +85,6 @@ class Adam(Rows):
         self.first[rows] = 0
         self.second[rows] = 0
         self.clock[rows] = 0
-
-
-def roll(
-    count: int,
-    width: int,
-    *,
-    device: torch.device,
-    start: Callable[[Tensor], AnyRows],
-    advance: Callable[[AnyRows], Tensor],
-    finish: Callable[[AnyRows], None],
-    progress: Callable[[float], None],
-) -> None:
-    """Passes `count` examples through a batch of at most `width` rows that is refilled as rows finish.
-
-    start: rows [r] int64 -> their fresh state. advance: some work on the state in place; returns a bool mask
-    [R] of finished rows. finish: takes the state of finished rows. What a row goes through depends on itself
-    alone.
-    """
-    waiting = torch.arange(count, device=device)
-    state, waiting = start(waiting[:width]), waiting[width:]
-    left = count
-    while len(state):
-        finished = advance(state)
-        leaving = finished.nonzero().flatten()
-        if not len(leaving):
-            continue
-        finish(state.select(leaving))
-        left -= len(leaving)
-        progress(1 - left / count)
-        state = state.select(~finished)
-        if len(waiting):
-            free = width - len(state)
-            state, waiting = state.join(start(waiting[:free])), waiting[free:]
 
 
 def shrink(
@@ -192,18 +132,11 @@ class CarliniWagner(Attack):
 
     def _run(self, model: AttackedModel, x: Tensor, labels: Tensor) -> Tensor:
         pair = searched(model, x, self.precision)
-        adversarial = x.clone()
-
-        def finish(state: Any) -> None:
-            adversarial[state.row] = self._outcome(pair.exact, state)
-
-        roll(
-            len(x),
-            model.limit,
-            device=x.device,
-            start=lambda rows: self._start(rows, x[rows], labels[rows]),
+        return roll(
+            model,
+            x,
+            labels,
+            start=self._start,
             advance=lambda state: self._advance(pair, state),
-            finish=finish,
-            progress=model.progress,
+            outcome=lambda state: self._outcome(pair.exact, state),
         )
-        return adversarial

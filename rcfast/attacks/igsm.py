@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from rcfast.attacks._cw import Rows, roll
 from rcfast.attacks._passes import channels_last
+from rcfast.attacks._rolling import Rows, roll
 from rcfast.attacks.base import Attack, AttackedModel, check_counts, check_positive, per_row
 
 # On a GPU looking whether rows are finished waits for all work queued: look only every so many iterations.
@@ -70,7 +70,6 @@ class IGSM(Attack):
 
     def _run(self, model: AttackedModel, x: Tensor, labels: Tensor) -> Tensor:
         model = channels_last(model, x)
-        adversarial = x.clone()
         looks = ITERATIONS_BETWEEN_LOOKS if x.is_cuda else 1
 
         def advance(state: _Search) -> Tensor:
@@ -78,19 +77,7 @@ class IGSM(Attack):
                 self._iterate(model, state)
             return state.high - state.low <= 1
 
-        def finish(done: _Search) -> None:
-            adversarial[done.row] = done.best
-
-        roll(
-            len(x),
-            model.limit,
-            device=x.device,
-            start=lambda rows: self._start(rows, x[rows], labels[rows]),
-            advance=advance,
-            finish=finish,
-            progress=model.progress,
-        )
-        return adversarial
+        return roll(model, x, labels, start=self._start, advance=advance, outcome=lambda state: state.best)
 
     def _start(self, rows: Tensor, x: Tensor, labels: Tensor) -> _Search:
         largest = torch.full_like(labels, max(1, round(self.max_eps * self.refine / self.step)))

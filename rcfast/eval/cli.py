@@ -131,11 +131,8 @@ def _fail(message: str, code: int) -> int:
 
 def _run(arguments: argparse.Namespace) -> int:
     config, outputs = configuration(arguments), parse_only(arguments.only)
-    from rcfast.eval import (
-        dry,
-        engine,
-        findings,
-    )  # after the arguments are known to be good: torch takes seconds
+    # After the arguments are known to be good: torch takes seconds.
+    from rcfast.eval import dry, engine, findings
 
     progress = Progress("quiet" if arguments.quiet else "auto")
     out = Path(arguments.out)

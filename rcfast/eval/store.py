@@ -19,6 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from rcfast.files import write_atomically
+
 Arrays = dict[str, np.ndarray]
 _NO_SPACE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -43,35 +45,14 @@ def digest_arrays(arrays: Mapping[str, np.ndarray]) -> str:
     return total.hexdigest()
 
 
-def _fsync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _write(handle: io.BufferedWriter, data: bytes) -> None:
-    handle.write(data)
-    handle.flush()
-    os.fsync(handle.fileno())
-
-
 def write_atomic(path: Path, data: bytes | str) -> None:
     """Write beside `path` and rename, so that the file is the old or the new one whole.
 
     Raises StoreError when the disk is full; nothing is left behind then.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as handle:
-            _write(handle, data.encode() if isinstance(data, str) else data)
-        os.replace(temporary, path)
-        _fsync_folder(path.parent)
+        write_atomically(path, data.encode() if isinstance(data, str) else data)
     except OSError as error:
-        with suppress(OSError):
-            temporary.unlink()
         if error.errno in _NO_SPACE:
             raise StoreError(
                 f"no space left while writing {path}; free some and run the same command again: "
@@ -138,7 +119,7 @@ class Store:
 
     def _sweep(self) -> None:
         """Remove what killed runs left half-written; only called under the lock."""
-        for path in self.root.rglob(".*.tmp"):
+        for path in self.root.rglob(".*.part"):
             with suppress(OSError):
                 path.unlink()
 

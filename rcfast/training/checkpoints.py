@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from .. import models
+from ..files import write_atomically
 
 PathLike = str | os.PathLike[str]
 
@@ -26,31 +26,6 @@ def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)};".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def write_atomically(path: PathLike, content: bytes) -> None:
-    """After a crash at any moment, `path` holds its old content or all of the new; an OSError leaves nothing else."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # One fixed name: what a killed run leaves behind is overwritten by the next.
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with open(part, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink()
-        error.filename = error.filename or os.fspath(path)  # a failing write does not say where
-        raise
-    if hasattr(os, "O_DIRECTORY"):
-        folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 def write_tensors(path: PathLike, tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
