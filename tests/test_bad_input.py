@@ -152,12 +152,12 @@ MODELS = [
     (
         lambda x: x[:, : 2 + min(len(x), 2)],
         ValueError,
-        "model must return 3 logits per point, got shape (16, 4)",
+        "model must return 3 logits per point, got shape (12, 4)",
     ),
     (
         lambda x: x + NAN,
         ValueError,
-        "model must not return NaN, got NaN logits at 17 of 17 points of example 0",
+        "model must not return NaN, got NaN logits at 12 of 12 points of example 0",
     ),
 ]
 
