@@ -11,6 +11,7 @@ from rcfast.attacks._climb import Climb
 from rcfast.attacks._cw import Adam, from_tanh, movable, shrink, to_tanh
 from rcfast.attacks._passes import channels_last, searched
 from rcfast.attacks.base import AttackedModel, margin
+from rcfast.hardware import has_bfloat16_units
 
 ATTACKS = (
     CWL2(iterations=100, searches=5, c0=0.1, rate=0.1),
@@ -371,6 +372,29 @@ def test_lower_precision_only_where_it_keeps_the_logits():
         assert pair.rough is pair.exact
     with pytest.raises(ValueError, match="precision"):
         CWL2(precision="half")
+
+
+@pytest.mark.skipif(not has_bfloat16_units("cpu"), reason="no bfloat16 units on this processor")
+@pytest.mark.parametrize("kind", [CWL2, CWLinf, CWL0])
+def test_an_example_does_not_depend_on_the_others_in_bfloat16(kind):
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(4), nn.Flatten(), nn.Linear(128, 4)
+    ).eval()
+    x = torch.rand(6, 1, 18, 18)
+    target = (model(x).argmax(1) + 1 + torch.arange(6) % 3) % 4
+    pair = searched(attacked(model, 6), x, "auto")
+    assert pair.rough is not pair.exact
+    attack = kind.fast(iterations=60, rate=0.1)
+    whole = attack(model, x, target)
+    assert whole.success.all()
+    order = torch.tensor([3, 0, 5, 0])
+    for result, rows in (
+        (attack(model, x[order], target[order], batch=3), order),
+        (attack(model, x[2:3], target[2:3]), torch.tensor([2])),
+    ):
+        assert result.success.all()
+        torch.testing.assert_close(result.noise.l2, whole.noise.l2[rows], rtol=1e-3, atol=1e-3)
 
 
 def test_channels_last_leaves_the_model_alone(digits):

@@ -1,0 +1,69 @@
+"""What a GPU needs of the attacks: iterations that do not wait for it, and the results of the CPU."""
+
+import pytest
+import torch
+from attack_models import inputs, network, other_targets, predicted
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from rcfast.attacks import ATTACKS, CWL0, CWL2, IGSM, CWLinf, get
+from rcfast.attacks._passes import Searched
+from rcfast.attacks.base import AttackedModel
+
+WAITS = {
+    "_local_scalar_dense",
+    "item",
+    "nonzero",
+    "masked_select",
+    "equal",
+    "is_nonzero",
+    "unique2",
+    "bincount",
+}
+
+
+class NoWaiting(TorchDispatchMode):
+    """Refuses the operators for which the host has to wait for a GPU."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        masks = name in ("index", "index_put", "index_put_") and any(
+            i is not None and i.dtype in (torch.bool, torch.uint8) for i in args[1]
+        )
+        assert not masks, f"{name} with a mask waits"
+        assert name not in WAITS, f"{name} waits"
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("attack", [CWL2(), CWLinf(), CWL0(), IGSM()], ids=lambda a: type(a).__name__)
+def test_an_iteration_does_not_wait_for_the_device(attack):
+    model, x = network(), inputs(6, 12)
+    target = other_targets(predicted(model, x), 4)
+    attacked = AttackedModel(model, num_classes=4, limit=6, queries=torch.zeros(6, dtype=torch.int64))
+    state = attack._start(torch.arange(6), x, target)
+    with torch.no_grad(), NoWaiting():
+        for _ in range(3):
+            if isinstance(attack, IGSM):
+                attack._iterate(attacked, state)
+            elif isinstance(attack, CWL2):
+                attack._step(Searched(attacked, attacked), state, 100)
+            else:
+                attack._step(Searched(attacked, attacked), state)
+    with pytest.raises(AssertionError, match="waits"), NoWaiting():
+        bool(x.sum() > 0)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", [n for n in ATTACKS if "-CA-" not in n])  # made of the others
+def test_cuda_finds_what_the_cpu_finds(name):
+    attack = get(name, budget="fast")
+    model, x = network(), inputs(8, 12)
+    labels = predicted(model, x)
+    if attack.targeted:
+        labels = other_targets(labels, 4)
+    here = attack(model, x, labels)
+    there = attack(model.cuda(), x.cuda(), labels.cuda())
+    assert there.adversarial.is_cuda
+    assert torch.equal(there.success.cpu(), here.success)
+    norm = {0: "l0", 2: "l2"}.get(attack.norm, "linf")
+    ours, theirs = getattr(here.noise, norm), getattr(there.noise, norm).cpu()
+    torch.testing.assert_close(theirs, ours, rtol=0.02, atol=1.0 if norm == "l0" else 1e-3)
