@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="RCFAST_DATA names no folder with mnist.npz"))
         if item.get_closest_marker("cifar10") and _cifar10_root() is None:
             item.add_marker(pytest.mark.skip(reason="RCFAST_DATA names no folder with CIFAR-10"))
+
+
+@pytest.fixture(autouse=True)
+def same_threads() -> Iterator[None]:
+    """No test may change the threads of those that follow: networks round by them."""
+    before = torch.get_num_threads()
+    yield
+    after = torch.get_num_threads()
+    torch.set_num_threads(before)
+    assert after == before, f"the test left {after} threads instead of {before}"
 
 
 @pytest.fixture(scope="session")

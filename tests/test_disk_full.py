@@ -7,7 +7,6 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from rcfast import data, models, training
 from rcfast.eval import cli
@@ -38,7 +37,6 @@ def files(folder: Path) -> list[str]:
 
 
 def fit(path: str) -> training.TrainingResult:
-    torch.set_num_threads(1)
     train = data.load("digits").train
     return training.fit(models.digits_cnn(), train, epochs=1, precision="float32", checkpoint=path)
 

@@ -182,7 +182,7 @@ def test_a_second_run_reuses_everything_and_changes_nothing(whole: Path) -> None
 
 
 @pytest.mark.slow
-def test_ctrl_c_keeps_what_is_finished_and_the_next_run_ends_alike(tmp_path: Path) -> None:
+def test_ctrl_c_keeps_what_is_finished_and_the_next_run_ends_alike(whole: Path, tmp_path: Path) -> None:
     out = tmp_path / "interrupted"
     command = [sys.executable, "-m", "rcfast.eval", *arguments(out)]
     # A shell's background jobs ignore SIGINT, and their children too: here it must count, wherever the tests run.
@@ -202,11 +202,7 @@ def test_ctrl_c_keeps_what_is_finished_and_the_next_run_ends_alike(tmp_path: Pat
         "interrupted; what is finished is kept, the same command goes on from there"
     )
     assert "Traceback" not in said
-    # Processes of their own throughout: what other tests did to this one's torch must not show.
-    whole = tmp_path / "whole"
-    for folder in (out, whole):
-        again = [sys.executable, "-m", "rcfast.eval", *arguments(folder, "--quiet")]
-        assert subprocess.run(again, check=False).returncode == cli.DONE
+    assert cli.main(arguments(out, "--quiet")) == cli.DONE
     assert differing(out, whole) == []
 
 
