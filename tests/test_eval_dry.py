@@ -7,8 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rcfast.eval import cli
-from rcfast.eval.store import Store, StoreError
+from rcfast.eval import build, cli
+from rcfast.eval.dry import seconds_per_example
+from rcfast.eval.plan import Unit
+from rcfast.eval.stages import attack
+from rcfast.eval.store import Store, StoreError, digest
 
 SETTINGS = [
     'defences=["point","region"]',
@@ -107,3 +110,13 @@ def test_a_store_for_reading_writes_and_removes_nothing(tmp_path: Path) -> None:
         store.adopt("vote", {"x": 1}, "digest")
     assert state(tmp_path) == before
     assert said == []
+
+
+def test_the_time_of_an_attack_is_what_it_took_before_or_grows_with_its_budget() -> None:
+    unit = Unit("point", "T-CW-L2")
+    full, cut = (build("paper", settings=own) for own in ([], ["attacks.settings.T-CW-L2.iterations=250"]))
+    guesses = [seconds_per_example(config, unit, 0.001, {}) for config in (cut, full)]
+    assert 0.25 * guesses[1] < guesses[0] < guesses[1]
+    key = digest([unit.attack, attack.settings(attack.make(cut, unit))])
+    assert seconds_per_example(cut, unit, 0.001, {key: 7.0}) == 7.0
+    assert seconds_per_example(full, unit, 0.001, {key: 7.0}) == guesses[1]

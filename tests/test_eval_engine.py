@@ -61,11 +61,12 @@ def test_settings_override_the_part_for_the_data_set_which_overrides_the_preset(
     assert build("paper", settings=settings).length.curve_max == 0.1
 
 
-def test_the_quick_preset_takes_a_first_look_at_mnist() -> None:
-    config = build("quick", overrides={"data": {"name": "mnist"}})
+@pytest.mark.parametrize(("dataset", "step"), [("mnist", 0.1), ("cifar10", 0.01)])
+def test_the_quick_preset_takes_a_first_look_at_larger_images(dataset: str, step: float) -> None:
+    config = build("quick", overrides={"data": {"name": dataset}})
     assert config.defences == ["point", "region"]
     assert set(config.attacks.names) >= {"T-FGSM", "T-IGSM"}
-    assert config.length.step == 0.1
+    assert config.length.step == step
     assert config.vote.dtype == "bfloat16"
 
 
