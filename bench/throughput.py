@@ -352,6 +352,8 @@ def main() -> int:
     print(f"{own['device']}, {name}, commit {own['commit']}", flush=True)
     results: dict[str, Any] = own
     if set(parts) != set(PARTS):
+        if not path.is_file():
+            parser.error(f"--parts {arguments.parts} keeps the others of {path.name}, which is not there")
         results = json.loads(path.read_text())
         if (results["device"], results["dataset"]) != (own["device"], name):
             parser.error(f"{path.name} is of {results['device']}, {results['dataset']}")
