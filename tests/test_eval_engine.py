@@ -485,10 +485,16 @@ def test_progress_is_plain_lines_in_a_log_and_silence_when_quiet(tmp_path: Path)
         assert (lines == []) == (mode == "quiet")
 
 
-def test_durations_read_well() -> None:
-    assert [duration(s) for s in (0.04, 9.99, 42, 200, 7500)] == [
-        *("0.0 s", "10.0 s", "42 s", "3 min 20 s", "2 h 05 min")
-    ]
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        *((0.04, "0.0 s"), (0.44, "0.4 s"), (9.99, "10.0 s"), (42, "42 s"), (42.4, "42 s")),
+        *((185, "3 min 05 s"), (200, "3 min 20 s"), (3599.7, "1 h 00 min"), (7500, "2 h 05 min")),
+        (7800, "2 h 10 min"),
+    ],
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert duration(seconds) == text
 
 
 def test_sidecars_say_what_a_part_was_made_from(tmp_path: Path) -> None:

@@ -211,21 +211,6 @@ def test_report_of_unpublished_data_has_no_paper_marks() -> None:
 
 
 @pytest.mark.parametrize(
-    ("seconds", "text"),
-    [
-        (0.44, "0.4 s"),
-        (9.99, "10.0 s"),
-        (42.4, "42 s"),
-        (185, "3 min 05 s"),
-        (3599.7, "1 h 00 min"),
-        (7800, "2 h 10 min"),
-    ],
-)
-def test_durations(seconds: float, text: str) -> None:
-    assert report.duration(seconds) == text
-
-
-@pytest.mark.parametrize(
     ("arguments", "command"),
     [
         (["/a/rcfast/eval/__main__.py", "--set", "a.b=[1, 2]"], "python -m rcfast.eval --set 'a.b=[1, 2]'"),

@@ -16,6 +16,7 @@ from typing import Any
 from rcfast.eval import figures, markup, paper, tables
 from rcfast.eval.findings import Finding, findings, headline
 from rcfast.eval.findings import figures as key_figures
+from rcfast.eval.progress import duration
 from rcfast.eval.records import attack_label, defences, label
 from rcfast.eval.results import Results
 from rcfast.eval.store import write_atomic
@@ -203,19 +204,6 @@ def _figure(results: Results, plot: figures.Plot) -> str:
 def _method() -> str:
     items = "".join(f"<li>{escape(text)}</li>" for text in METHOD)
     return f'<ul class="method">{items}</ul>'
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 0.4 s, 42 s, 3 min 05 s, 2 h 10 min."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    minutes, rest = divmod(whole, 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02d} s"
-    return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def _run(results: Results, run: Mapping[str, Any]) -> str:

@@ -32,12 +32,13 @@ Key = tuple[Unit, float]  # an attack and the alpha by which its examples were m
 
 def run(ctx: Context) -> Results:
     """Write results.json, the image grids and the tables; return the results."""
-    with ctx.progress.stage("tabulate", 1, "tables") as bar:
+    with ctx.progress.stage("tabulate", 2) as bar:
         tally = Tally()
         results = collect(ctx)
         tally.reused = all(stage["reused"] for stage in ctx.stages)
         grids.write(ctx, results)
         write_atomic(ctx.out / "results.json", json.dumps(results, indent=1, sort_keys=True) + "\n")
+        bar.advance()
         tables.write(results, ctx.out)
         bar.advance()
     ctx.stages.append(tally.time("tabulate"))
@@ -89,9 +90,11 @@ def collect(ctx: Context) -> Results:
                 if name in found
             },
         }
-    for text in cautions(results, drawn=ctx.examples.drawn, networks=ctx.networks):
-        ctx.warn(text)
-    results["warnings"] = list(ctx.warnings)
+    # Said in the summary at the end and in the report.
+    results["warnings"] = [
+        *ctx.warnings,
+        *cautions(results, drawn=ctx.examples.drawn, networks=ctx.networks),
+    ]
     return results
 
 
