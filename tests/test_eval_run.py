@@ -174,9 +174,15 @@ def test_rows_agree_with_each_other(results: dict[str, Any]) -> None:
 
 
 @pytest.mark.slow
-def test_a_second_run_reuses_everything_and_changes_nothing(whole: Path) -> None:
+def test_a_second_run_reuses_everything_and_changes_nothing(
+    whole: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     before = shown(whole)
-    assert cli.main(arguments(whole, "--quiet")) == cli.DONE
+    assert cli.main(arguments(whole)) == cli.DONE
+    said = "".join(capfd.readouterr())
+    warnings = json.loads((whole / "results.json").read_text())["warnings"]
+    assert warnings
+    assert [said.count(f"warning: {text}\n") for text in warnings] == [1] * len(warnings)
     assert changed(before, shown(whole)) == []
     assert all(stages(whole).values())
 
