@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from rcfast import data, models, training
+
 
 def _root(*names: str) -> Path | None:
     """RCFAST_DATA if it holds one of these files."""
@@ -62,3 +64,30 @@ def cifar10_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("cifar10")
     subprocess.run([sys.executable, root / "unpack.py", out, "cifar10"], check=True)  # from sheets of images
     return out
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Trainings that are compared to the last bit run on one thread."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="session")
+def digits() -> data.Dataset:
+    return data.load("digits")
+
+
+@pytest.fixture(scope="module")
+def trained(one_thread: None, digits: data.Dataset) -> training.TrainingResult:
+    """The default network, trained on the digits with the default recipe."""
+    return training.fit(models.digits_cnn(), digits.train, validation=digits.validation)
+
+
+@pytest.fixture(scope="module")
+def small() -> data.Split:
+    """65 random images of 3x8x8 with four labels."""
+    g = torch.Generator().manual_seed(0)
+    return data.Split(torch.rand(65, 3, 8, 8, generator=g), torch.randint(4, (65,), generator=g))

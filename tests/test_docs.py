@@ -31,11 +31,6 @@ def run(block: str, namespace: dict[str, Any]) -> None:
     exec(compile(block, "docs", "exec"), namespace)
 
 
-@pytest.fixture(scope="module")
-def digits() -> data.Dataset:
-    return data.load("digits")
-
-
 @pytest.fixture
 def namespace(digits: data.Dataset) -> dict[str, Any]:
     """What the examples take for granted: a trained model and examples."""

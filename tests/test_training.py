@@ -6,44 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from training_models import equal, linear
 
 from rcfast import data, models, training
 from rcfast.data import Split
 from rcfast.training import engine
 
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="module")
-def digits() -> data.Dataset:
-    return data.load("digits")
-
-
-@pytest.fixture(scope="module")
-def trained(digits) -> training.TrainingResult:
-    return training.fit(models.digits_cnn(), digits.train, validation=digits.validation)
-
-
-@pytest.fixture(scope="module")
-def small() -> Split:
-    g = torch.Generator().manual_seed(0)
-    return Split(torch.rand(65, 3, 8, 8, generator=g), torch.randint(4, (65,), generator=g))
-
-
-def linear(size: int = 192, classes: int = 4) -> nn.Module:
-    torch.manual_seed(1)
-    return nn.Sequential(nn.Flatten(), nn.Linear(size, classes))
-
-
-def equal(a: nn.Module, b: nn.Module) -> bool:
-    pairs = zip(a.state_dict().values(), b.state_dict().values(), strict=True)
-    return all(torch.equal(*pair) for pair in pairs)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # ---- what is learnt

@@ -159,10 +159,7 @@ class ClimbingAttack(CarliniWagner):
 
     def _step(self, pair: Searched, state: Climb) -> None:
         adversarial = self._adversarial(state)
-        logits, (slope,) = pair.rough.gradients(
-            adversarial, state.row, lambda z: -margin(z, state.target, targeted=True)
-        )
-        grain = pair.grain(logits)
+        logits, slope, grain = pair.towards(adversarial, state.row, state.target)
         lack = self._goal(grain) - margin(logits, state.target, targeted=True)
         hinge = lack.clamp(min=0)
         distance, pull = self._distance(adversarial, state)

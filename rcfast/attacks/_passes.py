@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from rcfast.attacks.base import AttackedModel, Model, resolution
+from rcfast.attacks.base import AttackedModel, Model, margin, resolution
 from rcfast.hardware import has_bfloat16_units
 
 LARGE = 256  # coordinates of an image from which on bfloat16 was faster
@@ -81,6 +81,14 @@ class Searched:
         if self.rough is self.exact:
             return resolution(logits)
         return torch.finfo(torch.bfloat16).eps / 2 * logits.abs().amax(1)
+
+    def towards(self, x: Tensor, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Rough logits [n,L] of x [n,...], the gradient [n,...] of the margin that the targets [n] lack, the grain [n].
+
+        rows [n]: which examples of the batch these are.
+        """
+        logits, (gradient,) = self.rough.gradients(x, rows, lambda z: -margin(z, targets, targeted=True))
+        return logits, gradient, self.grain(logits)
 
 
 def searched(model: AttackedModel, x: Tensor, precision: Precision) -> Searched:

@@ -177,10 +177,7 @@ class CWL2(CarliniWagner):
 
     def _step(self, pair: Searched, state: _Search, period: int) -> None:
         adversarial = from_tanh(state.w)
-        logits, (gradient,) = pair.rough.gradients(
-            adversarial, state.row, lambda z: -margin(z, state.target, targeted=True)
-        )
-        grain = pair.grain(logits)
+        logits, gradient, grain = pair.towards(adversarial, state.row, state.target)
         hinge = self._hinge(logits, state.target, grain)
         state.steepest = torch.maximum(state.steepest, gradient.flatten(1).square().sum(1))
         gradient.mul_(per_row(state.c * (hinge > 0), gradient))
