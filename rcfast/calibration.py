@@ -12,6 +12,7 @@ from tqdm import tqdm
 from . import regions
 from .classifier import RegionClassifier
 from .engine import Model, tensors
+from .hardware import DtypeChoice
 from .regions import check_number
 
 BLOCK = (
@@ -47,7 +48,7 @@ def learn_length(
     seed: int = 0,
     num_classes: int | None = None,
     chunk: int | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: DtypeChoice = None,
     progress: bool = False,
 ) -> LengthSearch:
     """Algorithm 1: raise r from ``r0`` by ``step`` while the votes are as accurate as the model.

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from . import ops, regions
 from .engine import Engine, Model, Runner, evaluating, tensors
+from .hardware import DtypeChoice
 from .regions import check_int, check_number
 from .stopping import STAKES, StoppingRule, check_stop
 
@@ -52,7 +53,8 @@ class RegionClassifier(nn.Module):
     ``num_classes``: L, checked if given.
     ``chunk``: points per forward pass; by default found by timing (powers of two), once per input shape.
     ``dtype``: precision in which points are drawn and the network runs (float32, float16, bfloat16), on a
-    converted copy or under autocast, whichever is faster; by default the model's own.
+    converted copy or under autocast, whichever is faster; ``"auto"``: bfloat16 where the device has units for
+    it, else float32 (:mod:`rcfast.hardware`); None: the model's own.
 
     Raises TypeError or ValueError, naming the argument and the value.
     """
@@ -69,14 +71,14 @@ class RegionClassifier(nn.Module):
         seed: int = 0,
         num_classes: int | None = None,
         chunk: int | None = None,
-        dtype: torch.dtype | None = None,
+        dtype: DtypeChoice = None,
     ) -> None:
         super().__init__()
         if not callable(model):
             raise TypeError(f"model must be a module or a callable, got {type(model).__name__}")
-        if dtype is not None and dtype not in regions.POINT_DTYPES:
+        if dtype not in (None, "auto", *regions.POINT_DTYPES):
             raise ValueError(
-                f"dtype must be torch.float32, torch.float16, torch.bfloat16 or None, got {dtype}"
+                f"dtype must be torch.float32, torch.float16, torch.bfloat16, 'auto' or None, got {dtype}"
             )
         self.model = model
         self.r = regions.check_radius(r)

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .hardware import DtypeChoice, resolve_dtype
+
 Model = Callable[[Tensor], Tensor]
 FIRST_ROWS = 32  # the smallest chunk tried
 MAX_ROWS = 1 << 16
@@ -213,10 +215,10 @@ class Engine:
     for images, channels_last. The user's model is never changed.
     """
 
-    def __init__(self, model: Model, dtype: torch.dtype | None, chunk: int | None) -> None:
+    def __init__(self, model: Model, dtype: DtypeChoice, chunk: int | None) -> None:
         self.model, self.dtype, self.chunk = model, dtype, chunk
         self._runners: dict[Any, Runner] = {}
-        self._copies: dict[bool, nn.Module] = {}  # by channels_last
+        self._copies: dict[tuple[torch.dtype, bool], nn.Module] = {}  # by precision and channels_last
         self._form: list[Any] = []
         self.lock = RLock()  # the buffer of points is one
 
@@ -243,24 +245,25 @@ class Engine:
             for twin in self._copies.values():
                 torch._foreach_copy_(tensors(twin), now)
 
-    def _convert(self, channels_last: bool) -> nn.Module:
-        if channels_last not in self._copies:
+    def _convert(self, dtype: torch.dtype, channels_last: bool) -> nn.Module:
+        if (dtype, channels_last) not in self._copies:
             with torch.inference_mode(False), torch.no_grad():
                 twin = copy.deepcopy(_eager(self.model))
                 assert isinstance(twin, nn.Module)
-                twin.eval().requires_grad_(False).to(dtype=self.dtype)
+                twin.eval().requires_grad_(False).to(dtype=dtype)
                 if channels_last:
                     twin.to(memory_format=torch.channels_last)
-                self._copies[channels_last] = twin
-        return self._copies[channels_last]
+                self._copies[dtype, channels_last] = twin
+        return self._copies[dtype, channels_last]
 
-    def _ways(self, image: bool) -> list[Callable[[], _Way]]:
+    def _ways(self, image: bool, device: torch.device) -> list[Callable[[], _Way]]:
         """Makers of the candidates, the preferred ones first."""
         own, eager = floating_dtype(self.model), _eager(self.model)
-        dtype = self.dtype or (torch.float32 if own == torch.float64 else own)
+        wanted = resolve_dtype(self.dtype, device)
+        dtype = wanted or (torch.float32 if own == torch.float64 else own)
         ways: list[Callable[[], _Way]] = []
         for last in (True, False) if image else (False,):
-            if self.dtype in (None, own) or not (tensors(self.model) or dtype != torch.float32):
+            if wanted in (None, own) or not (tensors(self.model) or dtype != torch.float32):
                 ways.append(partial(_Way, eager, dtype, last))
                 continue
             if tensors(self.model):
@@ -270,10 +273,10 @@ class Engine:
         return ways
 
     def _converted(self, dtype: torch.dtype, channels_last: bool) -> _Way:
-        return _Way(self._convert(channels_last), dtype, channels_last, copied=True)
+        return _Way(self._convert(dtype, channels_last), dtype, channels_last, copied=True)
 
     def _choose(self, shape: torch.Size, device: torch.device) -> Runner:
-        makers = self._ways(image=len(shape) == 3)
+        makers = self._ways(len(shape) == 3, device)
         rows = min(FIRST_ROWS, self.chunk or FIRST_ROWS) if len(makers) > 1 else 1
         trials: list[_Trial] = []
         error: Exception | None = None

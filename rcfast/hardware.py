@@ -1,20 +1,70 @@
-"""What the processor can do."""
+"""What the device of a model can do, by its instruction set, and the precision that follows from it."""
 
 from __future__ import annotations
 
+import os
 from functools import cache
 from pathlib import Path
+from typing import Literal
 
 import torch
 
+DtypeChoice = torch.dtype | Literal["auto"] | None
+
+# oneDNN runs torch's convolutions and products; a limit set for it takes units away. ATEN_CPU_CAPABILITY does not.
+_LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # the first one that is set counts
+_BELOW = {"sse41", "avx", "avx2", "avx2_vnni", "avx2_vnni_2", "avx512_core", "avx512_core_vnni"}
+_NO_AMX = {*_BELOW, "avx512_core_bf16", "avx512_core_fp16", "avx10_1_512"}
+# By the name of the flag in /proc/cpuinfo: the unit, and the limits under which it lies idle.
+_UNITS: dict[str, tuple[str, set[str]]] = {
+    "avx512_bf16": ("AVX512_BF16", _BELOW),
+    "amx_bf16": ("AMX_BF16", _NO_AMX),
+    "bf16": ("Arm BF16", set()),
+}
+
+
+def automatic_dtype(device: torch.device) -> torch.dtype:
+    """What ``dtype="auto"`` means on a device: bfloat16 where it multiplies faster in it, else float32.
+
+    Without units for it bfloat16 is emulated, at a quarter of float32's speed (AVX2, MNIST network).
+    """
+    return torch.bfloat16 if bfloat16_units(device)[0] else torch.float32
+
+
+def resolve_dtype(dtype: DtypeChoice, device: torch.device) -> torch.dtype | None:
+    """``dtype`` with ``"auto"`` replaced by what it means on the device."""
+    return automatic_dtype(device) if dtype == "auto" else dtype
+
+
+def has_bfloat16_units(device: torch.device) -> bool:
+    """Whether a device multiplies in bfloat16 faster than in float32."""
+    return bfloat16_units(device)[0]
+
+
+def bfloat16_units(device: torch.device) -> tuple[bool, str]:
+    """Whether this very device has units that multiply bfloat16, and what shows it."""
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        return (major, minor) >= (8, 0), f"compute capability {major}.{minor}"
+    if device.type != "cpu":
+        return False, f"unknown of {device.type}"
+    units = {name: idle for flag, (name, idle) in _UNITS.items() if flag in _cpu_flags()}
+    if not units:
+        return False, f"the processor has none of {', '.join(name for name, _ in _UNITS.values())}"
+    if not torch.backends.mkldnn.is_available():
+        return False, f"{', '.join(units)}, but this torch has no oneDNN to use it"
+    variable = next((name for name in _LIMITS if name in os.environ), "")
+    limit = os.environ.get(variable, "")
+    left = [name for name, idle in units.items() if limit.lower() not in idle]
+    return bool(left), ", ".join(left) or f"{', '.join(units)}, which {variable}={limit} takes away"
+
 
 @cache
-def has_bfloat16_units(device: str) -> bool:
-    """Whether a type of device (`cpu`, `cuda`) multiplies in bfloat16 faster than in float32."""
-    if device == "cuda":
-        return torch.cuda.get_device_capability() >= (8, 0)
-    cpuinfo = Path("/proc/cpuinfo")
-    if device != "cpu" or not cpuinfo.is_file():
-        return False
-    flags = next((line for line in cpuinfo.read_text().splitlines() if line.startswith("flags")), "").split()
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+def _cpu_flags() -> frozenset[str]:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return frozenset()
+    # "flags" on x86, "Features" on Arm
+    found = next((line for line in lines if line.startswith(("flags", "Features"))), "")
+    return frozenset(found.partition(":")[2].split())

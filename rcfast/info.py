@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from rcfast import __version__, ops
+from rcfast import __version__, hardware, ops
 
 _PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "safetensors", "matplotlib")
 
@@ -47,7 +47,18 @@ def environment() -> dict[str, Any]:
         "torch_cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "native": native,
         "cuda_devices": devices,
+        "auto": {str(device): precision(device) for device in _devices()},
     }
+
+
+def precision(device: torch.device) -> dict[str, str]:
+    """What ``dtype="auto"`` means on a device, and why, JSON-able."""
+    dtype, why = hardware.automatic_dtype(device), hardware.bfloat16_units(device)[1]
+    return {"dtype": str(dtype).removeprefix("torch."), "why": why}
+
+
+def _devices() -> list[torch.device]:
+    return [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
 
 
 def main() -> int:
@@ -74,6 +85,8 @@ def main() -> int:
     )
     print(f"CUDA kernels  {built}")
     print(f"CUDA devices  {', '.join(facts['cuda_devices']) or 'none seen'}")
+    for device, auto in facts["auto"].items():
+        print(f"dtype auto    {auto['dtype']} on {device} ({auto['why']})")
     return 0
 
 

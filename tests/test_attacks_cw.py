@@ -377,7 +377,7 @@ def test_lower_precision_only_where_it_keeps_the_logits():
         CWL2(precision="half")
 
 
-@pytest.mark.skipif(not has_bfloat16_units("cpu"), reason="no bfloat16 units on this processor")
+@pytest.mark.skipif(not has_bfloat16_units(torch.device("cpu")), reason="no bfloat16 units on this processor")
 @pytest.mark.parametrize("kind", [CWL2, CWLinf, CWL0])
 def test_an_example_does_not_depend_on_the_others_in_bfloat16(kind):
     torch.manual_seed(1)

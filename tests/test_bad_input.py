@@ -51,7 +51,11 @@ MAKING = [
     ({"seed": 0.5}, TypeError, "seed must be an integer, got 0.5"),
     ({"num_classes": 1}, ValueError, "num_classes must lie in [2, 2147483647], got 1"),
     ({"chunk": 0}, ValueError, "chunk must lie in [1, 2147483647], got 0"),
-    ({"dtype": torch.int8}, ValueError, "dtype must be torch.float32, torch.float16, torch.bfloat16 or None"),
+    (
+        {"dtype": torch.int8},
+        ValueError,
+        "dtype must be torch.float32, torch.float16, torch.bfloat16, 'auto' or None",
+    ),
     ({"dtype": torch.float64}, ValueError, "got torch.float64"),
     ({"dtype": "bf16"}, ValueError, "got bf16"),
 ]

@@ -11,7 +11,7 @@ import time
 import pytest
 import torch
 
-from rcfast import _C, ops
+from rcfast import _C, info, ops
 
 
 def test_only_the_init_function_is_exported():
@@ -95,5 +95,7 @@ def test_info_prints_what_was_built():
     text = subprocess.run(
         [sys.executable, "-m", "rcfast.info"], capture_output=True, text=True, check=True
     ).stdout
-    for word in ("rcfast", "torch", ops.build_info()["instruction_set"], "CUDA", "devices"):
+    auto = info.precision(torch.device("cpu"))
+    said = f"dtype auto    {auto['dtype']} on cpu ({auto['why']})"
+    for word in ("rcfast", "torch", ops.build_info()["instruction_set"], "CUDA", "devices", said):
         assert word in text

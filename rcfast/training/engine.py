@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +69,12 @@ def optimise(
     check_split(data, "train", num_classes)
     if validation is not None:
         check_split(validation, "validation", num_classes, shape=data.x.shape[1:])
+    device = device_of(model)
+    assert device is not None
+    # Resolved before it is compared: a run that goes on elsewhere would change its precision half-way.
+    run = replace(run, recipe=run.recipe.on(device))
     config = _configuration(model, data, run, targets) if run.checkpoint is not None else {}
-    loop = _Loop(model, data, run, targets)
+    loop = _Loop(model, device, data, run, targets)
     history = _resume(loop, run.checkpoint, config)
     steps = loop.steps
     with (
@@ -103,9 +107,9 @@ def optimise(
 class _Loop:
     """The state of a run: model, optimiser, and the examples on the model's device."""
 
-    def __init__(self, model: nn.Module, data: Split, run: Run, targets: Tensor | None) -> None:
-        device = device_of(model)
-        assert device is not None
+    def __init__(
+        self, model: nn.Module, device: torch.device, data: Split, run: Run, targets: Tensor | None
+    ) -> None:
         self.model, self.run, self.device = model, run, device
         self.data = data.to(device)
         self.targets = self.data.y if targets is None else targets.to(device)

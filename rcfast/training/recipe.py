@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from rcfast.hardware import has_bfloat16_units
+from rcfast.hardware import automatic_dtype
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -80,8 +80,13 @@ class Recipe:
     def dtype(self, device: torch.device) -> torch.dtype:
         """What `precision` means on this device."""
         if self.precision == "auto":
-            return torch.bfloat16 if has_bfloat16_units(device.type) else torch.float32
+            return automatic_dtype(device)
         return torch.bfloat16 if self.precision == "bfloat16" else torch.float32
+
+    def on(self, device: torch.device) -> Recipe:
+        """The same recipe with the precision that it has on this device in the place of `auto`."""
+        low = self.dtype(device) == torch.bfloat16
+        return replace(self, precision="bfloat16" if low else "float32")
 
 
 RECIPES: dict[str, Recipe] = {

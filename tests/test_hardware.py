@@ -1,0 +1,137 @@
+"""What dtype="auto" means: by the instruction set of the model's device, the same in votes, training and attacks."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rcfast import RegionClassifier, hardware, info, learn_length, training
+from rcfast.attacks._passes import searched
+from rcfast.attacks.base import AttackedModel
+from rcfast.data import Split
+from rcfast.training import Recipe
+
+CPU = torch.device("cpu")
+BF16 = torch.bfloat16
+SEEN: list[torch.dtype] = []  # by all models: copies too
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")
+
+
+@pytest.fixture
+def processor(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """processor(flags, limit): from now on the processor has these flags and oneDNN this limit."""
+
+    def choose(flags: str, limit: str | None = None, variable: str = LIMITS[0]) -> None:
+        monkeypatch.setattr(hardware, "_cpu_flags", lambda: frozenset(flags.split()))
+        for name in LIMITS:
+            monkeypatch.delenv(name, raising=False)
+        if limit is not None:
+            monkeypatch.setenv(variable, limit)
+
+    return choose
+
+
+@pytest.mark.parametrize(
+    ("flags", "limit", "dtype", "why"),
+    [
+        ("avx2 fma", None, torch.float32, "none of AVX512_BF16, AMX_BF16, Arm BF16"),
+        ("avx2 avx512f avx512_vnni", None, torch.float32, "none of"),
+        ("avx2 avx512f avx512_bf16", None, BF16, "AVX512_BF16"),
+        ("avx512_bf16 amx_bf16 amx_tile", None, BF16, "AVX512_BF16, AMX_BF16"),
+        ("asimd bf16 i8mm", None, BF16, "Arm BF16"),
+        ("asimd", None, torch.float32, "none of"),
+        ("", None, torch.float32, "none of"),  # no /proc/cpuinfo
+        ("avx512_bf16 amx_bf16", "DEFAULT", BF16, "AVX512_BF16, AMX_BF16"),
+        ("avx512_bf16 amx_bf16", "AVX512_CORE_BF16", BF16, "AVX512_BF16"),
+        ("amx_bf16", "avx512_core_bf16", torch.float32, "ONEDNN_MAX_CPU_ISA=avx512_core_bf16 takes away"),
+        ("avx512_bf16 amx_bf16", "AVX2", torch.float32, "ONEDNN_MAX_CPU_ISA=AVX2 takes away"),
+        ("avx512_bf16", "AVX512_CORE_VNNI", torch.float32, "takes away"),
+        ("asimd bf16", "AVX2", BF16, "Arm BF16"),  # a name that means nothing there
+    ],
+)
+def test_the_instruction_set_decides(
+    processor: Any, flags: str, limit: str | None, dtype: torch.dtype, why: str
+) -> None:
+    processor(flags, limit)
+    assert hardware.automatic_dtype(CPU) == dtype
+    assert why in hardware.bfloat16_units(CPU)[1]
+    assert info.precision(CPU)["dtype"] == str(dtype).removeprefix("torch.")
+
+
+def test_the_older_name_of_the_limit_counts_too(processor: Any) -> None:
+    processor("avx512_bf16", "AVX2", "DNNL_MAX_CPU_ISA")
+    assert hardware.automatic_dtype(CPU) == torch.float32
+
+
+def test_the_gpu_asked_is_the_models_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    each = {0: (7, 5), 1: (8, 0), 2: (9, 0)}
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: each[device.index])
+    found = [hardware.automatic_dtype(torch.device("cuda", i)) for i in each]
+    assert found == [torch.float32, BF16, BF16]
+    assert hardware.automatic_dtype(torch.device("meta")) == torch.float32
+
+
+def test_what_this_processor_has_is_read() -> None:
+    """Another source says the same: torch's own look at the processor."""
+    if not hasattr(torch.cpu, "get_capabilities"):
+        pytest.skip("this torch does not tell")
+    said = torch.cpu.get_capabilities()
+    for flag in ("avx512_bf16", "amx_bf16"):
+        assert (flag in hardware._cpu_flags()) == bool(said.get(flag))
+
+
+class Watched(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
+
+    def forward(self, x: Tensor) -> Tensor:
+        SEEN.append(x.dtype)
+        return self.body(x)
+
+
+@pytest.mark.parametrize(("flags", "dtype"), [("avx2", torch.float32), ("avx512_bf16", BF16)])
+@pytest.mark.parametrize("own", [torch.float32, torch.float64, BF16])
+def test_votes_run_in_what_auto_means(
+    processor: Any, flags: str, dtype: torch.dtype, own: torch.dtype
+) -> None:
+    processor(flags)
+    model = Watched().to(own)
+    x = torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    votes = RegionClassifier(model, 0.3, m=50, stop=None, dtype="auto", chunk=200).vote(x)
+    assert SEEN[-1] == dtype
+    explicit = RegionClassifier(model, 0.3, m=50, stop=None, dtype=dtype, chunk=200).vote(x)
+    assert (votes.counts - explicit.counts).abs().max() <= 2  # copy or autocast, by timing
+    assert model.body[0].weight.dtype == own
+
+
+def test_a_length_is_learnt_in_what_auto_means(processor: Any) -> None:
+    processor("avx512_bf16")
+    model, x = Watched(), torch.rand(8, 1, 8, 8)
+    learn_length(model, x, model(x).argmax(1), step=0.5, r_max=0.5, m=20, dtype="auto")
+    assert SEEN[-1] == BF16
+
+
+def test_attacks_and_recipes_follow_the_same_rule(processor: Any) -> None:
+    model, x = nn.Sequential(nn.Flatten(), nn.Linear(400, 3)).eval(), torch.rand(2, 1, 20, 20)
+    attacked = AttackedModel(model, num_classes=3, limit=64, queries=torch.zeros(2, dtype=torch.int64))
+    for flags, low in (("avx2", False), ("avx512_bf16", True)):
+        processor(flags)
+        pair = searched(attacked, x, "auto")
+        assert (pair.rough is not pair.exact) == low
+        assert Recipe().dtype(CPU) == (BF16 if low else torch.float32)
+        assert Recipe().on(CPU).precision == ("bfloat16" if low else "float32")
+        assert Recipe(precision="bfloat16").on(CPU).precision == "bfloat16"
+
+
+def test_training_does_not_go_on_in_another_precision(tmp_path: Any, processor: Any) -> None:
+    generator = torch.Generator().manual_seed(0)
+    split = Split(torch.rand(32, 1, 8, 8, generator=generator), torch.arange(32) % 10)
+    processor("avx2")
+    training.fit(Watched(), split, epochs=1, checkpoint=tmp_path / "c.safetensors")
+    training.fit(Watched(), split, epochs=1, precision="float32", checkpoint=tmp_path / "c.safetensors")
+    processor("avx512_bf16")
+    with pytest.raises(ValueError, match=r"recipe\.precision is 'float32' there and 'bfloat16' here"):
+        training.fit(Watched(), split, epochs=1, checkpoint=tmp_path / "c.safetensors")
