@@ -1,5 +1,6 @@
 """The region-based classifier: a majority vote over random points around each input (paper, section 5)."""
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +50,9 @@ class RegionClassifier(nn.Module):
     error at most ``alpha``; ``"exact"`` when the remaining votes cannot change the label, which is therefore
     always the label of all m votes; None draws all m. See :mod:`rcfast.stopping`.
     ``seed``: of the points, 0 to 2^64 - 1. Each point is a function of seed, example id and sample index
-    alone.
+    alone. None draws a secret 64-bit key, which also keys the hash of the content: nobody without it can tell which
+    points an input will get, so that no input can be chosen for its points (docs/voting.md). The key is no part
+    of the state_dict or the repr; copies and pickles keep it, and with it the votes.
     ``num_classes``: L, checked if given.
     ``chunk``: points per forward pass; by default found by timing (powers of two), once per input shape.
     ``dtype``: precision in which points are drawn and the network runs (float32, float16, bfloat16), on a
@@ -68,7 +71,7 @@ class RegionClassifier(nn.Module):
         clip: regions.Clip = "intersect",
         stop: str | None = "sequential",
         alpha: float = 1e-3,
-        seed: int = 0,
+        seed: int | None = 0,
         num_classes: int | None = None,
         chunk: int | None = None,
         dtype: DtypeChoice = None,
@@ -86,7 +89,8 @@ class RegionClassifier(nn.Module):
         self.clip = regions.check_clip(clip)
         self.stop = check_stop(stop)
         self.alpha = check_number("alpha", alpha, 0, 1, "()")
-        self.seed = check_int("seed", seed, 0, 2**64 - 1)
+        self.seed = None if seed is None else check_int("seed", seed, 0, 2**64 - 1)
+        self._key = os.urandom(8)
         self.num_classes = (
             None if num_classes is None else check_int("num_classes", num_classes, 2, 2**31 - 1)
         )
@@ -121,7 +125,7 @@ class RegionClassifier(nn.Module):
             if self.num_classes not in (None, runner.num_classes):
                 wanted = f"num_classes = {self.num_classes}"
                 raise ValueError(f"model must return {wanted} logits per point, got {runner.num_classes}")
-            ids = regions.content_ids(x) if ids is None else ids
+            ids = self._ids(x) if ids is None else ids
             r = r.to(x.device) if isinstance(r, Tensor) else r
             try:
                 outcome = self._count(runner, _Examples(x, r, ids), m)
@@ -148,6 +152,13 @@ class RegionClassifier(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._engine = Engine(self.model, self.dtype, self.chunk)
+
+    def _ids(self, x: Tensor) -> Tensor:
+        """Whose random numbers examples ``x`` [B, ...] get where the caller names none: int64 [B]."""
+        return regions.content_ids(x) if self.seed is not None else regions.keyed_ids(x, self._key)
+
+    def _point_seed(self) -> int:
+        return self.seed if self.seed is not None else int.from_bytes(self._key, "little")
 
     def _current_engine(self) -> Engine:
         """The engine, made anew if what it was made for has been assigned anew."""
@@ -198,7 +209,7 @@ class RegionClassifier(nn.Module):
                 take = _piece(last - done, runner.chunk.rows // group)
                 out, points = runner.points(group, take, x.shape[1:], x.device)
                 ops.sample_hypercube_(
-                    out, x, r, seed=self.seed, example_ids=ids, first_sample=done, clip=self.clip
+                    out, x, r, seed=self._point_seed(), example_ids=ids, first_sample=done, clip=self.clip
                 )
                 try:
                     logits = runner.logits(points, group * take)
