@@ -87,7 +87,7 @@ def make(
     results: dict[str, Any] = {
         "config": {
             "preset": "cpu",
-            "vote": {"m": 1000, "seeds": list(range(seeds))},
+            "vote": {"m": 1000, "dtype": "float32", "seeds": list(range(seeds))},
             "attacks": {"budget": "fast"},
         },
         "dataset": {
@@ -102,6 +102,7 @@ def make(
             "device": "cpu",
             "processor": "a test's",
             "threads": 2,
+            "auto_precision": {"dtype": "float32", "why": "the processor has none of them"},
         },
         "outputs": list(OUTPUTS),
         "defences": list(names),

@@ -3,12 +3,13 @@
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from torch import nn
 
-from rcfast import data
+from rcfast import data, hardware
 from rcfast.attacks import get
 from rcfast.data import Split
 from rcfast.eval import cli
@@ -16,6 +17,7 @@ from rcfast.eval.config import TARGETED, ConfigError, build
 from rcfast.eval.engine import prepare
 from rcfast.eval.plan import Unit
 from rcfast.eval.progress import Progress
+from rcfast.eval.stages import attack
 from rcfast.eval.stages.attack import make
 from rcfast.eval.stages.train import builder, recipe, training_attack
 from rcfast.eval.store import Store
@@ -159,7 +161,35 @@ def test_the_key_of_a_network_holds_the_recipe_it_is_trained_by(
             used.clear()
             train(tmp_path / "checkpoint")
             assert used
-            assert all(asdict(own) == inputs["recipe"] for own in used), (name, distilled)
+            assert all(asdict(own.on(ctx.device)) == inputs["recipe"] for own in used), (name, distilled)
+
+
+@pytest.mark.parametrize(("flags", "meant"), [("avx2", "float32"), ("avx2 avx512_bf16", "bfloat16")])
+def test_keys_hold_the_precision_that_auto_means_here(
+    flags: str, meant: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A part made in another precision is another part; one made with the same, named, is found again."""
+    monkeypatch.setattr(hardware, "_cpu_flags", lambda: frozenset(flags.split()))
+    for limit in hardware._LIMITS:
+        monkeypatch.delenv(limit, raising=False)
+    settings = ["train.adversarial={attack='U-CW-L2'}"]
+    named = [f"train.{n}.precision={meant}" for n in ("point", "adversarial", "distillation")]
+    named += [f"vote.dtype={meant}", f"train.adversarial.attack_settings.precision={meant}"]
+    named += [f"attacks.settings.T-CW-L2.precision={meant}"]
+    found = []
+    for more in ([], named):
+        config = build("quick", overrides={"device": "cpu"}, settings=settings + more)
+        ctx = prepare(config, tmp_path, ("table3",), Store(tmp_path), Progress("quiet"))
+        keys: dict[str, Any] = {"vote": ctx.config.vote}
+        for name in ("point", "adversarial", "distillation"):
+            make_network, described, _ = builder(ctx)
+            keys[name] = recipe(ctx, name, make_network, described)[0]
+            assert keys[name]["recipe"]["precision"] == meant
+        keys["attack"] = attack.settings(make(ctx.config, Unit("point", "T-CW-L2"), ctx.device))
+        assert "auto" not in repr(keys)
+        found.append(keys)
+    assert found[0] == found[1]
+    assert found[0]["vote"].dtype == found[0]["attack"]["precision"] == meant
 
 
 @pytest.mark.parametrize("value", ["0", "hot", "-1.5"])

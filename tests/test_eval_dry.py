@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from rcfast.eval import build, cli
 from rcfast.eval.dry import seconds_per_example
@@ -13,6 +14,7 @@ from rcfast.eval.plan import Unit
 from rcfast.eval.stages import attack
 from rcfast.eval.store import Store, StoreError, digest
 
+CPU = torch.device("cpu")
 SETTINGS = [
     'defences=["point","region"]',
     'attacks.names=["T-FGSM"]',
@@ -115,8 +117,8 @@ def test_a_store_for_reading_writes_and_removes_nothing(tmp_path: Path) -> None:
 def test_the_time_of_an_attack_is_what_it_took_before_or_grows_with_its_budget() -> None:
     unit = Unit("point", "T-CW-L2")
     full, cut = (build("paper", settings=own) for own in ([], ["attacks.settings.T-CW-L2.iterations=250"]))
-    guesses = [seconds_per_example(config, unit, 0.001, {}) for config in (cut, full)]
+    guesses = [seconds_per_example(config, unit, 0.001, {}, CPU) for config in (cut, full)]
     assert 0.25 * guesses[1] < guesses[0] < guesses[1]
-    key = digest([unit.attack, attack.settings(attack.make(cut, unit))])
-    assert seconds_per_example(cut, unit, 0.001, {key: 7.0}) == 7.0
-    assert seconds_per_example(full, unit, 0.001, {key: 7.0}) == guesses[1]
+    key = digest([unit.attack, attack.settings(attack.make(cut, unit, CPU))])
+    assert seconds_per_example(cut, unit, 0.001, {key: 7.0}, CPU) == 7.0
+    assert seconds_per_example(full, unit, 0.001, {key: 7.0}, CPU) == guesses[1]

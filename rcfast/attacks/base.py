@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from rcfast.attacks.memory import rows_that_fit
 from rcfast.attacks.result import AttackResult, Noise
+from rcfast.hardware import automatic_dtype
 
 __all__ = ["Attack", "AttackResult", "AttackedModel", "Model", "Noise", "margin", "per_row", "resolution"]
 
@@ -111,6 +112,19 @@ class Attack(ABC):
     norm: ClassVar[float]
     targeted: ClassVar[bool]
     rolling: ClassVar[bool] = False  # True: `_run` gets all examples and keeps to model.limit itself
+
+    def on(self, device: torch.device) -> Self:
+        """The attack with the precision that it has on this device in the place of `auto`, in all its parts."""
+        changed: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Attack):
+                changed[field.name] = value.on(device)
+            elif isinstance(value, tuple) and value and isinstance(value[0], Attack):
+                changed[field.name] = tuple(part.on(device) for part in value)
+            elif field.name == "precision" and value == "auto":
+                changed[field.name] = str(automatic_dtype(device)).removeprefix("torch.")
+        return self.replace(**changed)
 
     def __call__(
         self,

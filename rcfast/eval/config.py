@@ -74,7 +74,10 @@ class Vote:
     clip: str = "intersect"
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # the first one makes the tables
     chunk: int = 1024  # samples in memory at a time; fixed, so that the network's rounding never varies
-    dtype: str = ""  # precision of the votes: "" = that of the model; bfloat16, float16, float32
+    dtype: str = (
+        "auto"  # precision of the votes: bfloat16 where the device has units for it, else float32; "" = the
+    )
+    # model's own; bfloat16, float16, float32
     histogram_m: int = 10000  # points of Figure 2
 
 
@@ -277,9 +280,9 @@ def validate(config: Config) -> None:
     _need(len(set(vote.seeds)) == len(vote.seeds), "vote.seeds", "not repeat a seed", vote.seeds)
     _need(vote.chunk >= 1, "vote.chunk", "be at least 1", vote.chunk)
     _need(
-        vote.dtype in ("", "float32", "bfloat16", "float16"),
+        vote.dtype in ("auto", "", "float32", "bfloat16", "float16"),
         "vote.dtype",
-        "be empty, float32, bfloat16 or float16",
+        "be auto, empty, float32, bfloat16 or float16",
         vote.dtype,
     )
     _need(protocol.examples >= 1, "protocol.examples", "be at least 1", protocol.examples)

@@ -64,7 +64,7 @@ def describe(config: Config, out: Path, outputs: Sequence[str]) -> str:
     make, _, given = train.builder(ctx)
     network = given or make()
     _, backward = pass_seconds(network, ctx, Recipe().dtype(ctx.device))
-    forward, _ = pass_seconds(network, ctx, getattr(torch, config.vote.dtype or "float32"))
+    forward, _ = pass_seconds(network, ctx, getattr(torch, ctx.config.vote.dtype or "float32"))
     rows = [_train(ctx, backward, forward), *_after(ctx, forward, backward)]
     lines = [
         f"{config.data.name} ({len(ctx.dataset.train)} / {len(ctx.dataset.validation)} / "
@@ -157,7 +157,9 @@ def _after(ctx: Context, forward: float, backward: float) -> list[Row]:
     size, block = ctx.config.protocol, ctx.config.protocol.block
     targets = size.targets or ctx.dataset.num_classes - 1
     known = remembered(ctx.store)
-    per = {unit: seconds_per_example(ctx.config, unit, backward, known) for unit in ctx.plan.units}
+    per = {
+        unit: seconds_per_example(ctx.config, unit, backward, known, ctx.device) for unit in ctx.plan.units
+    }
     vote_cost = _vote_seconds(ctx, forward)
     ctx.r = _length(ctx) if ctx.plan.length else None
     if _networks(ctx) and (ctx.r is not None or not ctx.plan.length):
@@ -217,12 +219,14 @@ def remembered(store: Store) -> dict[str, float]:
     return {key: seconds / count for key, (seconds, count) in spent.items() if count}
 
 
-def seconds_per_example(config: Config, unit: Unit, backward: float, known: dict[str, float]) -> float:
+def seconds_per_example(
+    config: Config, unit: Unit, backward: float, known: dict[str, float], device: torch.device
+) -> float:
     """Return a guess: what this attack took here before, or its usual number of passes.
 
     Most examples leave before the budget's end, so a smaller budget saves less than its share.
     """
-    made, usual = attack.make(config, unit), attacks.get(unit.attack, budget=config.attacks.budget)
+    made, usual = attack.make(config, unit, device), attacks.get(unit.attack, budget=config.attacks.budget)
     share = budget(made) / budget(usual)
     passes = PASSES[config.attacks.budget][unit.attack] * share**0.5
     return known.get(digest([unit.attack, attack.settings(made)]), passes * backward)

@@ -1,12 +1,13 @@
 """One run from configuration to report."""
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from rcfast import data
+from rcfast import data, info
 from rcfast.eval.config import Config, ConfigError
 from rcfast.eval.plan import make_plan
 from rcfast.eval.progress import Progress
@@ -51,11 +52,19 @@ def prepare(config: Config, out: Path, outputs: Sequence[str], store: Store, pro
     plan = make_plan(config, outputs)
     for unit in plan.units:
         attack.make(config, unit)
-    ctx = Context(config, plan, store, progress, device, dataset, out)
+    ctx = Context(resolved(config, device), plan, store, progress, device, dataset, out)
     for name in plan.networks:
         make, described, _ = train.builder(ctx)
         train.recipe(ctx, name, make, described)
     return ctx
+
+
+def resolved(config: Config, device: torch.device) -> Config:
+    """Return the configuration with what `auto` precision of the votes means on the device of the run."""
+    if config.vote.dtype != "auto":
+        return config
+    dtype = info.precision(device)["dtype"]
+    return dataclasses.replace(config, vote=dataclasses.replace(config.vote, dtype=dtype))
 
 
 def find_device(name: str) -> torch.device:

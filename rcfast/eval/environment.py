@@ -22,6 +22,7 @@ def describe(device: torch.device) -> dict[str, Any]:
         "instruction_set": facts["native"].get("instruction_set"),
         "torch_instruction_set": facts["torch_cpu_capability"],
         "device": str(device),
+        "auto_precision": info.precision(device),
     }
     if device.type == "cuda":
         found["gpu"] = torch.cuda.get_device_name(device)

@@ -20,7 +20,7 @@ from rcfast.eval.progress import duration
 from rcfast.eval.records import attack_label, defences, label
 from rcfast.eval.results import Results
 from rcfast.eval.store import write_atomic
-from rcfast.eval.wording import CELLS, METHOD, PAPER, READ
+from rcfast.eval.wording import CELLS, METHOD, PAPER, READ, precision
 
 __all__ = ["page", "write"]
 
@@ -63,7 +63,7 @@ def page(results: Results, run: Mapping[str, Any], grids: Path) -> str:
         parts.append(("tables", "Tables", _tables(results, built)))
     if plots:
         parts.append(("figures", "Figures", "".join(_figure(results, plot) for plot in plots.values())))
-    parts.append(("method", "How it was measured", _method()))
+    parts.append(("method", "How it was measured", _method(results)))
     parts.append(("run", "The run", _run(results, run)))
     links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in parts)
     body = "".join(f'<section id="{key}"><h2>{title}</h2>{html}</section>' for key, title, html in parts)
@@ -201,8 +201,9 @@ def _figure(results: Results, plot: figures.Plot) -> str:
     )
 
 
-def _method() -> str:
-    items = "".join(f"<li>{escape(text)}</li>" for text in METHOD)
+def _method(results: Results) -> str:
+    said = [*METHOD, *precision(results)]
+    items = "".join(f"<li>{escape(text)}</li>" for text in said)
     return f'<ul class="method">{items}</ul>'
 
 

@@ -1,5 +1,7 @@
 """How to read each table and figure of the report, a sentence or two each, and how the numbers were made."""
 
+from rcfast.eval.results import Results
+
 CELLS = (
     "The large number is the success rate; its 95% interval stands beside it and as a line on the bar. "
     "Below it the mean noise ± standard error, with the number of successful examples behind it in "
@@ -66,3 +68,15 @@ METHOD = (
     "examples made from one image resemble each other, so the intervals are, if anything, too narrow.",
     "The vote is repeated with other seeds; the tables show the first and how far apart all of them are.",
 )
+
+
+def precision(results: Results) -> list[str]:
+    """In which precision the networks computed, and why, where the results tell."""
+    auto = results.get("environment", {}).get("auto_precision")
+    if not auto:
+        return []
+    votes = results["config"]["vote"]["dtype"] or "the network's own precision"
+    return [
+        f"The votes were computed in {votes}; what leaves the choice to the device, as training and the gradients of "
+        f"the attacks do unless their settings say otherwise, in {auto['dtype']} ({auto['why']})."
+    ]

@@ -34,8 +34,8 @@ class Job:
         return (self.rows.stop - self.rows.start) * targets
 
 
-def make(config: Config, unit: Unit) -> Attack:
-    """Return the attack of a unit with the run's budget and settings.
+def make(config: Config, unit: Unit, device: torch.device | None = None) -> Attack:
+    """Return the attack of a unit with the run's budget and settings, and with the precision it has on `device`.
 
     Raises ConfigError for a setting that it does not have.
     """
@@ -43,9 +43,10 @@ def make(config: Config, unit: Unit) -> Attack:
     if unit.confidence:
         own |= {**config.attacks.confidence_settings, "confidence": unit.confidence}
     try:
-        return attacks.get(unit.attack, budget=config.attacks.budget).replace(**own)
+        made = attacks.get(unit.attack, budget=config.attacks.budget).replace(**own)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"attacks.settings.{unit.attack}: {error}") from error
+    return made if device is None else made.on(device)
 
 
 def rows_of(scope: Scope, examples: Examples) -> set[int]:
@@ -66,7 +67,7 @@ def jobs(ctx: Context, plan: Plan | None = None) -> Iterator[Job]:
     """Yield the parts of the stage in a fixed order."""
     for unit, scopes in (plan or ctx.plan).units.items():
         network = ctx.networks[unit.network]
-        attack = make(ctx.config, unit)
+        attack = make(ctx.config, unit, ctx.device)
         for rows in blocks_of(scopes, ctx.examples, ctx.config.protocol.block):
             yield Job(unit, rows, inputs(ctx.examples, attack, network.digest, unit, rows))
 
@@ -128,7 +129,7 @@ def run(ctx: Context) -> None:
 
 def perform(ctx: Context, job: Job) -> tuple[dict[str, np.ndarray], int]:
     """Return the arrays of a part, success [n,T] and adversarial [n,T,C,H,W], and the queries spent."""
-    attack, model = make(ctx.config, job.unit), ctx.networks[job.unit.network].model
+    attack, model = make(ctx.config, job.unit, ctx.device), ctx.networks[job.unit.network].model
     x = ctx.examples.x[job.rows]
     if attack.targeted:
         targets = torch.from_numpy(ctx.examples.targets[job.rows]).to(ctx.device)

@@ -174,14 +174,14 @@ def recipe(
     }
     common: Described = {"seed": ctx.config.seed}
     if name == "adversarial":
-        common["attack"] = training_attack(settings)
+        common["attack"] = training_attack(settings).on(ctx.device)
         inputs |= {"attack": repr(common["attack"]), "attack_version": attack.VERSION}
     recipe_for = training.recipe_for
     if name == "distillation":
         common["temperature"] = settings.pop("temperature", 100.0)
         recipe_for = partial(training.distilled_recipe, temperature=common["temperature"])
     try:
-        inputs["recipe"] = asdict(recipe_for(make(), **settings))
+        inputs["recipe"] = asdict(recipe_for(make(), **settings).on(ctx.device))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"train.{name}: {error}") from error
     if name == "distillation":
