@@ -18,8 +18,9 @@ T* pointer(Address address) {
 
 // `stream` is None for the CPU.
 void sample_hypercube(Address out, int dtype, Address x, double r, Address r_each, Address example_ids,
-                      int64_t seed, Address seed_tensor, int64_t first_sample, int64_t batch, int64_t samples,
-                      int64_t n, int64_t channels, int clip, int threads, std::optional<Address> stream) {
+                      int64_t seed, Address seed_tensor, int64_t first_sample, Address first_sample_tensor,
+                      int64_t batch, int64_t samples, int64_t n, int64_t channels, int clip, int threads,
+                      std::optional<Address> stream) {
     const rcfast::SampleHypercube args{pointer<void>(out),
                                        static_cast<rcfast::Dtype>(dtype),
                                        pointer<const float>(x),
@@ -29,6 +30,7 @@ void sample_hypercube(Address out, int dtype, Address x, double r, Address r_eac
                                        pointer<const int64_t>(seed_tensor),
                                        static_cast<uint64_t>(seed),
                                        static_cast<uint32_t>(first_sample),
+                                       pointer<const int64_t>(first_sample_tensor),
                                        batch,
                                        samples,
                                        n,
@@ -80,8 +82,8 @@ void saliency_pair(Address out, Address a, Address b, Address free, Address work
 }
 
 py::tuple philox4x32_10(const std::array<uint32_t, 4>& counter, const std::array<uint32_t, 2>& key) {
-    const auto words =
-        rcfast::core::philox4x32_10({{counter[0], counter[1], counter[2], counter[3]}}, key[0], key[1]);
+    const auto words = rcfast::core::philox4x32_10({{counter[0], counter[1], counter[2], counter[3]}},
+                                                   rcfast::core::round_keys(key[0], key[1]));
     return py::make_tuple(words.w[0], words.w[1], words.w[2], words.w[3]);
 }
 

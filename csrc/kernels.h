@@ -20,6 +20,7 @@ struct SampleHypercube {
     const int64_t* seed_tensor;  // one value, or null: seed
     uint64_t seed;
     uint32_t first_sample;
+    const int64_t* first_sample_tensor;  // one value, or null: first_sample
     int64_t batch, samples, n;
     int64_t
         channels;  // 1: elements lie in order; C > 1: out is channels_last, element c*(n/C)+p lies at p*C+c

@@ -61,6 +61,12 @@ def _check(name: str, tensor: Tensor, dtypes: tuple[torch.dtype, ...], shape: tu
         raise ValueError(f"{name} must have shape {list(shape)}, got {list(tensor.shape)}")
 
 
+def _check_value(name: str, tensor: Tensor) -> Tensor:
+    if tensor.dtype != torch.int64 or tensor.numel() != 1:
+        raise TypeError(f"{name} must be one int64 value, got {tensor.dtype} of shape {list(tensor.shape)}")
+    return tensor
+
+
 def _channels(out: Tensor) -> int:
     """1 where the elements of a point lie in order, C where ``out`` [B, s, C, ...] is channels_last."""
     if out.is_contiguous():
@@ -100,7 +106,7 @@ def _operator(schema: str) -> Callable[[Callable[..., None]], OpOverload]:
 
 @_operator(
     "sample_hypercube_(Tensor(a!) out, Tensor x, float r, Tensor? r_each, Tensor example_ids, SymInt seed, "
-    "Tensor? seed_tensor, SymInt first_sample, str clip) -> ()"
+    "Tensor? seed_tensor, SymInt first_sample, Tensor? first_sample_tensor, str clip) -> ()"
 )
 def _sample_hypercube_(
     out: Tensor,
@@ -111,6 +117,7 @@ def _sample_hypercube_(
     seed: int,
     seed_tensor: Tensor | None,
     first_sample: int,
+    first_sample_tensor: Tensor | None,
     clip: str,
 ) -> None:
     samples, n = out.shape[1], math.prod(out.shape[2:])
@@ -120,7 +127,8 @@ def _sample_hypercube_(
     arguments = (
         *(out.data_ptr(), _DTYPES[out.dtype], x.data_ptr(), r),
         *(r_each.data_ptr() if r_each is not None else 0, example_ids.data_ptr()),
-        *(seed, seed_tensor.data_ptr() if seed_tensor is not None else 0, first_sample),
+        *(seed, seed_tensor.data_ptr() if seed_tensor is not None else 0),
+        *(first_sample, first_sample_tensor.data_ptr() if first_sample_tensor is not None else 0),
         *(out.shape[0], samples, n, _channels(out), _CLIPS[clip], threads, stream),
     )
     if stream is None:
@@ -166,7 +174,7 @@ def sample_hypercube_(
     *,
     seed: int | Tensor = 0,
     example_ids: Tensor,
-    first_sample: int = 0,
+    first_sample: int | Tensor = 0,
     clip: str = "intersect",
 ) -> None:
     """Fill ``out`` with points of the hypercubes around ``x`` (Cao and Gong, section 4).
@@ -184,7 +192,8 @@ def sample_hypercube_(
         seed: 64-bit key; an int64 tensor of one value on the same device where CUDA graphs must see it
             change.
         example_ids: int64 [B].
-        first_sample: index of out[:, 0]; first_sample + s at most 2^32.
+        first_sample: index of out[:, 0]; first_sample + s at most 2^32 (of a tensor like ``seed``, a promise, not
+            checked).
         clip: "intersect" draws from B(x, r) ∩ [0,1]^n; "clamp" draws x + U(-r, r) and clamps it.
 
     Raises:
@@ -199,7 +208,10 @@ def sample_hypercube_(
     _check("example_ids", example_ids, (torch.int64,), (out.shape[0],))
     if clip not in _CLIPS:
         raise ValueError(f"clip must be 'intersect' or 'clamp', got {clip!r}")
-    if not 0 <= first_sample <= 2**32 - out.shape[1]:
+    first_tensor = None
+    if isinstance(first_sample, Tensor):
+        first_tensor, first_sample = _check_value("first_sample", first_sample), 0
+    elif not 0 <= first_sample <= 2**32 - out.shape[1]:
         raise ValueError(f"first_sample must lie in [0, 2^32 - {out.shape[1]}], got {first_sample}")
     r_each = None
     if isinstance(r, Tensor):
@@ -209,12 +221,17 @@ def sample_hypercube_(
         raise ValueError(f"r must be a finite number >= 0, got {r}")
     seed_tensor = None
     if isinstance(seed, Tensor):
-        if seed.dtype != torch.int64 or seed.numel() != 1:
-            raise TypeError(f"seed must be one int64 value, got {seed.dtype} of shape {list(seed.shape)}")
-        seed_tensor, seed = seed, 0
+        seed_tensor, seed = _check_value("seed", seed), 0
     elif not -(2**63) <= seed < 2**64:
         raise ValueError(f"seed must fit 64 bits, got {seed}")
-    for name, tensor in (("x", x), ("example_ids", example_ids), ("r", r_each), ("seed", seed_tensor)):
+    tensors = {
+        "x": x,
+        "example_ids": example_ids,
+        "r": r_each,
+        "seed": seed_tensor,
+        "first_sample": first_tensor,
+    }
+    for name, tensor in tensors.items():
         if tensor is not None:
             _check_device(name, tensor, out)
     _channels(out)
@@ -228,6 +245,7 @@ def sample_hypercube_(
         signed,
         seed_tensor,
         first_sample,
+        first_tensor,
         clip,
     )
 

@@ -105,14 +105,16 @@ def test_cuda_bits_equal_cpu(shape, dtype, clip):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("shape", [(3, 32, 32), (1, 28, 28), (5, 3, 2, 7)])
+@pytest.mark.parametrize("shape", [(3, 32, 32), (3, 8, 5), (3, 7, 5), (1, 28, 28), (5, 3, 2, 7)])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_channels_last_holds_the_same_points(device, shape, dtype):
     x, ids = inputs(shape)
     layout = torch.channels_last if len(shape) == 3 else torch.channels_last_3d
-    out = torch.empty(3 * 4, *shape, dtype=dtype, device=device).to(memory_format=layout).unflatten(0, (3, 4))
-    ops.sample_hypercube_(out, x.to(device), 0.2, seed=1, example_ids=ids.to(device))
-    assert same_bits(out.cpu(), points(x, 0.2, 4, dtype, ids=ids, seed=1))
+    for samples in (4, 19):
+        out = torch.empty(3 * samples, *shape, dtype=dtype, device=device).to(memory_format=layout)
+        out = out.unflatten(0, (3, samples))
+        ops.sample_hypercube_(out, x.to(device), 0.2, seed=1, example_ids=ids.to(device))
+        assert same_bits(out.cpu(), points(x, 0.2, samples, dtype, ids=ids, seed=1))
 
 
 @pytest.mark.parametrize("device", DEVICES)
@@ -148,12 +150,16 @@ def test_threads_and_flushed_subnormals_leave_no_trace(threads):
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_seed_from_a_tensor(device):
+def test_seed_and_first_sample_from_tensors(device):
     x, ids = inputs((50,))
-    seed = torch.tensor(-123456789012345, device=device)
-    assert torch.equal(
-        points(x, 0.1, 3, device=device, ids=ids, seed=seed), points(x, 0.1, 3, ids=ids, seed=int(seed))
-    )
+    seed, first = torch.tensor(-123456789012345), torch.tensor([2**32 - 3])
+    expected = points(x, 0.1, 3, ids=ids, seed=int(seed), first_sample=int(first))
+    for options in (
+        {"seed": seed.to(device), "first_sample": int(first)},
+        {"seed": int(seed), "first_sample": first.to(device)},
+        {"seed": seed.to(device), "first_sample": first.to(device)},
+    ):
+        assert torch.equal(points(x, 0.1, 3, device=device, ids=ids, **options), expected)
 
 
 # Distribution. One draw of 10^7 variates for each statement; thresholds of 1e-6 make a false alarm rare, and
@@ -268,6 +274,7 @@ BAD = [
     ({"first_sample": 2**32 - 2}, ValueError, "first_sample must lie in .*got 4294967294"),
     ({"seed": 2**64}, ValueError, "seed must fit 64 bits, got 18446744073709551616"),
     ({"seed": torch.rand(1)}, TypeError, "seed must be one int64 value, got torch.float32"),
+    ({"first_sample": torch.arange(2)}, TypeError, r"first_sample must be one int64 value.*shape \[2\]"),
 ]
 
 
@@ -282,9 +289,10 @@ def test_opcheck(device):
     op = torch.ops.rcfast.sample_hypercube_.default
     x, ids = torch.rand(2, 3, 4, 4, device=device), torch.arange(2, device=device)
     out = torch.empty(2, 5, 3, 4, 4, device=device)
-    torch.library.opcheck(op, (out, x, 0.1, None, ids, 7, None, 0, "intersect"))
+    torch.library.opcheck(op, (out, x, 0.1, None, ids, 7, None, 0, None, "intersect"))
     r, seed = torch.rand(2, device=device), torch.tensor(3, device=device)
-    torch.library.opcheck(op, (out.bfloat16(), x, 0.0, r, ids, 0, seed, 2, "clamp"))
+    torch.library.opcheck(op, (out.bfloat16(), x, 0.0, r, ids, 0, seed, 2, None, "clamp"))
+    torch.library.opcheck(op, (out, x, 0.0, r, ids, 0, seed, 0, seed, "clamp"))
 
 
 def test_version_counter_and_fake_tensors():
@@ -318,19 +326,22 @@ def test_torch_compile_inductor(compiler):
 
 
 @pytest.mark.gpu
-def test_cuda_graph_replays_with_a_new_seed():
+def test_cuda_graph_replays_with_a_new_seed_and_other_samples():
     x, ids = inputs((784,))
     x, ids = x.cuda(), ids.cuda()
-    out, seed = torch.empty(3, 8, 784, device="cuda"), torch.zeros(1, dtype=torch.int64, device="cuda")
-    ops.sample_hypercube_(out, x, 0.3, seed=seed, example_ids=ids)
+    out = torch.empty(3, 8, 784, device="cuda")
+    seed, first = torch.zeros(2, 1, dtype=torch.int64, device="cuda")
+    ops.sample_hypercube_(out, x, 0.3, seed=seed, first_sample=first, example_ids=ids)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        ops.sample_hypercube_(out, x, 0.3, seed=seed, example_ids=ids)
+        ops.sample_hypercube_(out, x, 0.3, seed=seed, first_sample=first, example_ids=ids)
     for value in (5, 6):
         seed.fill_(value)
+        first.fill_(8 * value)
         graph.replay()
-        assert torch.equal(out.cpu(), points(x.cpu(), 0.3, 8, ids=ids.cpu(), seed=value))
+        expected = points(x.cpu(), 0.3, 8, ids=ids.cpu(), seed=value, first_sample=8 * value)
+        assert torch.equal(out.cpu(), expected)
 
 
 @pytest.mark.gpu

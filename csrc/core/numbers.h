@@ -55,8 +55,14 @@ RCFAST_HD float narrow<float>(float v) {
 // Points are finite: no NaN to keep.
 template <>
 RCFAST_HD bf16 narrow<bf16>(float v) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    bf16 rounded;
+    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(rounded.bits) : "f"(v));
+    return rounded;
+#else
     const uint32_t u = bits_of(v);
     return {static_cast<uint16_t>((u + 0x7FFFu + (u >> 16 & 1u)) >> 16)};
+#endif
 }
 
 // Points lie in [0,1]: no sign, no overflow.
@@ -70,6 +76,32 @@ RCFAST_HD f16 narrow<f16>(float v) {
         return {static_cast<uint16_t>((u - 0x38000000u + 0x0FFFu + (u >> 13 & 1u)) >> 13)};
     // Subnormal: adding 0.5 puts the 2^-24 grid of half precision at float32's last bit, which rounds it.
     return {static_cast<uint16_t>(bits_of(v + 0.5f) - 0x3F000000u)};
+#endif
+}
+
+// Two values in one 32-bit word, `low` first in memory: one instruction from sm_80 on, subnormals kept.
+template <class T>
+RCFAST_HD uint32_t narrow_pair(float low, float high);
+
+template <>
+RCFAST_HD uint32_t narrow_pair<bf16>(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    uint32_t both;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+#else
+    return static_cast<uint32_t>(narrow<bf16>(high).bits) << 16 | narrow<bf16>(low).bits;
+#endif
+}
+
+template <>
+RCFAST_HD uint32_t narrow_pair<f16>(float low, float high) {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    uint32_t both;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(both) : "f"(high), "f"(low));
+    return both;
+#else
+    return static_cast<uint32_t>(narrow<f16>(high).bits) << 16 | narrow<f16>(low).bits;
 #endif
 }
 

@@ -27,10 +27,21 @@ RCFAST_HD float unit_clamp(float v) {
     return v > 1.0f ? 1.0f : v;
 }
 
-// A point is base + scale * (k + offset), k the 16-bit variate.
+// Of a sum that cannot be -0, of which the .sat modifier says nothing: no instruction of its own on a GPU.
+RCFAST_HD float unit_clamp_sum(float v) {
+#if defined(__CUDA_ARCH__)
+    return __saturatef(v);
+#else
+    return unit_clamp(v);
+#endif
+}
+
+// A point is base + scale * (k + offset), k the 16-bit variate; both take k as it is or raised by 2^23, and
+// give the same bits.
 struct Line {
     float base, scale;
 };
+constexpr float kRaise = 0x1p23f;
 
 // B(x, r) ∩ [0,1]: uniform on [max(0, x-r), min(1, x+r)]. Rounding cannot leave the interval:
 // k + 1/2 is at most 2^16 - 1/2, and 2^-17 of the width outweighs the three rounding errors of 2^-24.
@@ -43,6 +54,9 @@ struct Intersect {
     static RCFAST_HD float point(Line line, float k) {
         return add(line.base, mul(line.scale, add(k, kOffset)));
     }
+    static RCFAST_HD float raised_point(Line line, float k) {
+        return add(line.base, mul(line.scale, add(k, kOffset - kRaise)));  // the sum is exact
+    }
 };
 
 // x + U(-r, r), clamped: another distribution, with mass on 0 and 1.
@@ -52,8 +66,9 @@ struct Clamp {
         return {add(x, 0.0f), mul(r, 0x1p-15f)};
     }  // -0 becomes +0
     static RCFAST_HD float point(Line line, float k) {
-        return unit_clamp(add(line.base, mul(line.scale, add(k, kOffset))));
+        return unit_clamp_sum(add(line.base, mul(line.scale, add(k, kOffset))));
     }
+    static RCFAST_HD float raised_point(Line line, float k) { return point(line, add(k, -kRaise)); }
 };
 
 }  // namespace

@@ -65,6 +65,8 @@ void sample_range(const SampleHypercube& a, int64_t begin, int64_t end) {
     alignas(64) T points[kSegment];
     const int64_t per_example = segments(a.n);
     const uint64_t seed = a.seed_tensor ? static_cast<uint64_t>(*a.seed_tensor) : a.seed;
+    const uint32_t first_sample =
+        a.first_sample_tensor ? static_cast<uint32_t>(*a.first_sample_tensor) : a.first_sample;
     for (int64_t item = begin; item < end;) {
         const int64_t example = item / a.samples / per_example;
         const int64_t first = item / a.samples % per_example * kSegment;
@@ -83,7 +85,7 @@ void sample_range(const SampleHypercube& a, int64_t begin, int64_t end) {
         for (int64_t s = sample; s < stop; ++s) {
             T* out = static_cast<T*>(a.out) + (example * a.samples + s) * a.n;
             const Row row{seed, static_cast<uint64_t>(a.example_ids[example]),
-                          a.first_sample + static_cast<uint32_t>(s)};
+                          first_sample + static_cast<uint32_t>(s)};
             if (a.channels == 1) {
                 fill<V, Region>(out + first, base, scale, first, count, row);
             } else {

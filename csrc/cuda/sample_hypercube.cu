@@ -1,5 +1,6 @@
-// A thread owns eight consecutive elements of one example and walks over samples: the lines stay in
-// registers, and the threads of a warp write consecutive memory, across the ends of rows too.
+// Three kernels of one walk: a thread draws its elements of one example for several samples, so that their
+// lines stay in registers, and the threads of a warp write consecutive memory, across the ends of rows too.
+// What the loop over samples costs in machine code is counted by bench/sass.py.
 #include "../core/numbers.h"
 #include "../core/philox.h"
 #include "../core/region.h"
@@ -10,81 +11,219 @@ namespace rcfast::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+constexpr int kWarp = 32;
 constexpr int kSamplesPerThread = 8;  // amortises reading x, which is twice a bf16 point
+constexpr int kColours = 3;           // channels that a thread draws together
+
+struct Sampling {
+    SampleHypercube a;
+    core::RoundKeys keys;  // of a.seed
+};
 
 // Samples that are walked side by side, each by threads of its own.
 RCFAST_HD int64_t side_by_side(const SampleHypercube& a) {
     return (a.samples + kSamplesPerThread - 1) / kSamplesPerThread;
 }
 
-template <class T>
-struct alignas(16) Octet {
-    T v[core::kLanes];
+struct alignas(16) Store {
+    uint32_t w[4];
 };
 
-template <class Region, class T, bool Aligned>
-static __global__ void __launch_bounds__(kThreads) sample_hypercube_kernel(SampleHypercube a) {
-    const int64_t stride = side_by_side(a);
-    const int64_t blocks = (a.n + core::kLanes - 1) / core::kLanes;
-    const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-    const int64_t block = thread % blocks, first = thread / blocks;
-    if (first >= stride) return;
-    const int64_t element = block * core::kLanes;
-    const int count = a.n - element < core::kLanes ? static_cast<int>(a.n - element) : core::kLanes;
-    const uint64_t seed = a.seed_tensor ? static_cast<uint64_t>(*a.seed_tensor) : a.seed;
-    const int64_t pixels = a.n / a.channels;
+// Store `at` of the consecutive values v.
+template <class T>
+RCFAST_HD Store packed(const float* v, int at) {
+    Store s;
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+        if constexpr (sizeof(T) == sizeof(float))
+            s.w[i] = core::bits_of(v[4 * at + i]);
+        else
+            s.w[i] = core::narrow_pair<T>(v[8 * at + 2 * i], v[8 * at + 2 * i + 1]);
+    return s;
+}
 
+// The thread's place: `block` of `blocks` of a row, in samples first, first + stride, ...
+struct Walk {
+    int64_t thread, blocks, block, first, stride;
+    uint32_t first_sample;
+
+    RCFAST_HD Walk(const SampleHypercube& a, int64_t blocks_of_row)
+        : thread(static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x),
+          blocks(blocks_of_row),
+          block(thread % blocks_of_row),
+          first(thread / blocks_of_row),
+          stride(side_by_side(a)),
+          first_sample(a.first_sample_tensor ? static_cast<uint32_t>(*a.first_sample_tensor)
+                                             : a.first_sample) {}
+    // How many samples of the thread's are below `samples`.
+    RCFAST_HD int turns(int64_t samples) const {
+        return first < stride ? static_cast<int>((samples - first + stride - 1) / stride) : 0;
+    }
+};
+
+RCFAST_HD core::RoundKeys keys_of(const Sampling& s) {
+    return s.a.seed_tensor ? core::round_keys(static_cast<uint64_t>(*s.a.seed_tensor)) : s.keys;
+}
+
+RCFAST_HD float radius(const SampleHypercube& a, int64_t example) {
+    return a.r_each ? a.r_each[example] : static_cast<float>(a.r);
+}
+
+// The eight points of k at v, v + step, ...
+template <class Region>
+RCFAST_HD void octet(const core::Line* line, const core::Words& k, float* v, int step) {
+#pragma unroll
+    for (int i = 0; i < core::kLanes; ++i)
+        v[i * step] = Region::raised_point(line[i], core::raised_lane(k, i));
+}
+
+// Contiguous, n a multiple of eight: 16-byte stores.
+template <class Region, class T>
+static __global__ void __launch_bounds__(kThreads) contiguous_kernel(Sampling s) {
+    constexpr int kStores = core::kLanes * sizeof(T) / sizeof(Store);
+    const SampleHypercube& a = s.a;
+    const Walk walk(a, a.n / core::kLanes);
+    const core::RoundKeys keys = keys_of(s);
+    const int turns = walk.turns(a.samples);
     for (int64_t example = blockIdx.y; example < a.batch; example += gridDim.y) {
-        const float r = a.r_each ? a.r_each[example] : static_cast<float>(a.r);
         const uint64_t id = static_cast<uint64_t>(a.example_ids[example]);
+        const float r = radius(a, example);
         core::Line line[core::kLanes];
 #pragma unroll
         for (int i = 0; i < core::kLanes; ++i)
-            line[i] = Region::line(i < count ? a.x[example * a.n + element + i] : 0.0f, r);
-        for (int64_t s = first; s < a.samples; s += stride) {
-            const core::Words k = core::variates(seed, id, a.first_sample + static_cast<uint32_t>(s),
-                                                 static_cast<uint32_t>(block));
-            Octet<T> points;
+            line[i] = Region::line(a.x[example * a.n + walk.block * core::kLanes + i], r);
+        Store* to = static_cast<Store*>(a.out) +
+                    ((example * a.samples + walk.first) * walk.blocks + walk.block) * kStores;
+        uint32_t sample = walk.first_sample + static_cast<uint32_t>(walk.first);
+#pragma unroll 1
+        for (int turn = turns; turn > 0; --turn) {
+            const core::Words k = core::variates(keys, id, sample, static_cast<uint32_t>(walk.block));
+            float v[core::kLanes];
+            octet<Region>(line, k, v, 1);
+#pragma unroll
+            for (int i = 0; i < kStores; ++i) to[i] = packed<T>(v, i);
+            to += walk.stride * walk.blocks * kStores;
+            sample += static_cast<uint32_t>(walk.stride);
+        }
+    }
+}
+
+// channels_last, three channels of a multiple of eight pixels: a thread draws eight pixels of each, and the
+// threads of a warp exchange their stores, so that each of them writes 16 bytes next to its neighbour's.
+template <class Region, class T>
+static __global__ void __launch_bounds__(kThreads) colours_kernel(Sampling s) {
+    constexpr int kStores = kColours * core::kLanes * sizeof(T) / sizeof(Store);
+    __shared__ Store exchange[kThreads * kStores];
+    const SampleHypercube& a = s.a;
+    const int64_t pixels = a.n / kColours;
+    const Walk walk(a, pixels / core::kLanes);
+    const core::RoundKeys keys = keys_of(s);
+    const int lane = threadIdx.x % kWarp;
+    Store* const mine = exchange + (threadIdx.x - lane) * kStores;
+    // All threads of a warp take part in each turn; what is stored ends with the last sample.
+    const int64_t leader = walk.thread - lane;
+    for (int64_t example = blockIdx.y; example < a.batch; example += gridDim.y) {
+        const uint64_t id = static_cast<uint64_t>(a.example_ids[example]);
+        const float r = radius(a, example);
+        core::Line line[kColours][core::kLanes];
+#pragma unroll
+        for (int c = 0; c < kColours; ++c)
 #pragma unroll
             for (int i = 0; i < core::kLanes; ++i)
-                points.v[i] = core::narrow<T>(Region::point(line[i], static_cast<float>(core::lane(k, i))));
-            T* row = static_cast<T*>(a.out) + (example * a.samples + s) * a.n;
-            if (Aligned) {  // contiguous, n a multiple of eight: 16-byte stores
-                *reinterpret_cast<Octet<T>*>(row + element) = points;
-            } else {
+                line[c][i] = Region::line(a.x[example * a.n + c * pixels + walk.block * core::kLanes + i], r);
+        Store* to =
+            static_cast<Store*>(a.out) + (example * a.samples * walk.blocks + leader) * kStores + lane;
+        uint32_t sample = walk.first_sample + static_cast<uint32_t>(walk.first);
+        // Stores from this warp's first on: in all rows, and in those that are walked side by side.
+        int64_t left = (a.samples * walk.blocks - leader) * kStores;
+        const int64_t beside = (walk.stride * walk.blocks - leader) * kStores;
+        const int most = static_cast<int>(beside < kWarp * kStores ? beside : kWarp * kStores);
+#pragma unroll 1
+        for (; left > 0 && most > 0; left -= walk.stride * walk.blocks * kStores) {
+            float v[kColours * core::kLanes];
 #pragma unroll
-                for (int i = 0; i < core::kLanes; ++i) {
-                    const int64_t e = element + i;
-                    if (i < count)
-                        row[a.channels == 1 ? e : e % pixels * a.channels + e / pixels] = points.v[i];
-                }
-            }
+            for (int c = 0; c < kColours; ++c)
+                octet<Region>(
+                    line[c],
+                    core::variates(keys, id, sample, static_cast<uint32_t>(c * walk.blocks + walk.block)),
+                    v + c, kColours);
+#pragma unroll
+            for (int i = 0; i < kStores; ++i) mine[lane * kStores + i] = packed<T>(v, i);
+            __syncwarp();
+            const int count = left < most ? static_cast<int>(left) : most;
+#pragma unroll
+            for (int i = 0; i < kStores; ++i)
+                if (i * kWarp + lane < count) to[i * kWarp] = mine[i * kWarp + lane];
+            __syncwarp();
+            to += walk.stride * walk.blocks * kStores;
+            sample += static_cast<uint32_t>(walk.stride);
+        }
+    }
+}
+
+// Every other shape and layout: a store for each element.
+template <class Region, class T>
+static __global__ void __launch_bounds__(kThreads) any_kernel(Sampling s) {
+    const SampleHypercube& a = s.a;
+    const Walk walk(a, (a.n + core::kLanes - 1) / core::kLanes);
+    const core::RoundKeys keys = keys_of(s);
+    const int turns = walk.turns(a.samples);
+    const int64_t pixels = a.n / a.channels;
+    T* at[core::kLanes];  // of the first sample of the first example
+#pragma unroll
+    for (int i = 0; i < core::kLanes; ++i) {
+        const int64_t e = walk.block * core::kLanes + i;
+        at[i] = e < a.n ? static_cast<T*>(a.out) + walk.first * a.n +
+                              (a.channels == 1 ? e : e % pixels * a.channels + e / pixels)
+                        : nullptr;
+    }
+    for (int64_t example = blockIdx.y; example < a.batch; example += gridDim.y) {
+        const uint64_t id = static_cast<uint64_t>(a.example_ids[example]);
+        const float r = radius(a, example);
+        core::Line line[core::kLanes];
+#pragma unroll
+        for (int i = 0; i < core::kLanes; ++i)
+            line[i] = Region::line(at[i] ? a.x[example * a.n + walk.block * core::kLanes + i] : 0.0f, r);
+        int64_t row = example * a.samples * a.n;
+        uint32_t sample = walk.first_sample + static_cast<uint32_t>(walk.first);
+#pragma unroll 1
+        for (int turn = turns; turn > 0; --turn) {
+            const core::Words k = core::variates(keys, id, sample, static_cast<uint32_t>(walk.block));
+            float v[core::kLanes];
+            octet<Region>(line, k, v, 1);
+#pragma unroll
+            for (int i = 0; i < core::kLanes; ++i)
+                if (at[i]) at[i][row] = core::narrow<T>(v[i]);
+            row += walk.stride * a.n;
+            sample += static_cast<uint32_t>(walk.stride);
         }
     }
 }
 
 template <class Region, class T>
-void launch(const SampleHypercube& a, cudaStream_t stream) {
-    const int64_t blocks = (a.n + core::kLanes - 1) / core::kLanes;
-    const int64_t stride = side_by_side(a);
-    const dim3 grid(static_cast<unsigned>((blocks * stride + kThreads - 1) / kThreads),
+void launch(const Sampling& s, cudaStream_t stream) {
+    const SampleHypercube& a = s.a;
+    const bool aligned = reinterpret_cast<uintptr_t>(a.out) % sizeof(Store) == 0;
+    const bool colours = aligned && a.channels == kColours && a.n % (kColours * core::kLanes) == 0;
+    const bool contiguous = aligned && a.channels == 1 && a.n % core::kLanes == 0;
+    const int64_t blocks = ((colours ? a.n / kColours : a.n) + core::kLanes - 1) / core::kLanes;
+    const dim3 grid(static_cast<unsigned>((blocks * side_by_side(a) + kThreads - 1) / kThreads),
                     static_cast<unsigned>(a.batch < kMaxGridY ? a.batch : kMaxGridY));
-    const bool aligned =
-        a.channels == 1 && a.n % core::kLanes == 0 && reinterpret_cast<uintptr_t>(a.out) % 16 == 0;
-    const auto kernel =
-        aligned ? sample_hypercube_kernel<Region, T, true> : sample_hypercube_kernel<Region, T, false>;
-    launch_kernel("sample_hypercube", kernel, grid, kThreads, stream, a);
+    const auto kernel = colours      ? colours_kernel<Region, T>
+                        : contiguous ? contiguous_kernel<Region, T>
+                                     : any_kernel<Region, T>;
+    launch_kernel("sample_hypercube", kernel, grid, kThreads, stream, s);
 }
 
 template <class Region>
-void launch_dtype(const SampleHypercube& a, cudaStream_t stream) {
-    switch (a.dtype) {
+void launch_dtype(const Sampling& s, cudaStream_t stream) {
+    switch (s.a.dtype) {
         case Dtype::f32:
-            return launch<Region, float>(a, stream);
+            return launch<Region, float>(s, stream);
         case Dtype::f16:
-            return launch<Region, core::f16>(a, stream);
+            return launch<Region, core::f16>(s, stream);
         case Dtype::bf16:
-            return launch<Region, core::bf16>(a, stream);
+            return launch<Region, core::bf16>(s, stream);
     }
 }
 
@@ -93,10 +232,11 @@ void launch_dtype(const SampleHypercube& a, cudaStream_t stream) {
 void sample_hypercube(const SampleHypercube& args, void* stream) {
     if (args.batch == 0 || args.samples == 0 || args.n == 0) return;
     const auto on = static_cast<cudaStream_t>(stream);
+    const Sampling s{args, core::round_keys(args.seed)};
     if (args.clip == Clip::intersect)
-        launch_dtype<core::Intersect>(args, on);
+        launch_dtype<core::Intersect>(s, on);
     else
-        launch_dtype<core::Clamp>(args, on);
+        launch_dtype<core::Clamp>(s, on);
 }
 
 }  // namespace rcfast::cuda

@@ -41,7 +41,7 @@ void known_answers() {
          {{0xd16cfe09, 0x94fdcceb, 0x5001e420, 0x24126ea1}}},
     };
     for (const Case& c : cases) {
-        const core::Words got = core::philox4x32_10(c.counter, c.key[0], c.key[1]);
+        const core::Words got = core::philox4x32_10(c.counter, core::round_keys(c.key[0], c.key[1]));
         check(std::memcmp(got.w, c.answer.w, sizeof got.w) == 0, "philox known answer");
     }
 }
@@ -82,8 +82,9 @@ void sampling(Dtype dtype, Clip clip, int64_t n, int64_t channels, int threads) 
     const std::vector<int64_t> ids{-5, std::numeric_limits<int64_t>::max()};
     std::vector<T> out(batch * samples * n);  // exactly as large as it must be: the sanitizer guards its ends
     std::memset(static_cast<void*>(out.data()), 0xAB, out.size() * sizeof(T));
-    const SampleHypercube a{out.data(),          dtype,       x.data(), r.data(), 0.0, ids.data(), nullptr,
-                            0xFEDCBA9876543210u, 4294967290u, batch,    samples,  n,   channels,   clip};
+    const SampleHypercube a{
+        out.data(),  dtype,   x.data(), r.data(), 0.0, ids.data(), nullptr, 0xFEDCBA9876543210u,
+        4294967290u, nullptr, batch,    samples,  n,   channels,   clip};
     cpu::sample_hypercube(a, threads);
     bool ok = true;
     for (int64_t b = 0; b < batch; ++b)

@@ -21,22 +21,73 @@ void check(bool ok, const char* what, long long a, long long b) {
     std::printf("FAILED %s %lld %lld\n", what, a, b);
 }
 
+struct Case {
+    Clip clip;
+    int64_t n, samples, channels;
+    float r;
+    bool tensors;   // seed and first sample stand in memory
+    int64_t shift;  // elements by which the output misses the alignment of wide stores
+};
+
 template <class T>
-void sampling(Dtype dtype, Clip clip, int64_t n, int64_t samples, int64_t channels) {
+void sampling(Dtype dtype, const Case& c) {
     const int64_t batch = 2;
-    std::vector<float> x(batch * n), r{0.3f, 1.5f};
-    for (size_t i = 0; i < x.size(); ++i)
-        x[i] = i % 5 ? std::fmod(0.37f * static_cast<float>(i), 1.0f) : 0.0f;
+    std::vector<float> x(batch * c.n), r{c.r, 1.5f};
+    for (size_t i = 0; i < x.size(); ++i) {
+        const float edges[] = {-0.0f, 0.0f, 1.0f};
+        x[i] = i % 5 < 3 ? edges[i % 5] : std::fmod(0.37f * static_cast<float>(i), 1.0f);
+    }
     const std::vector<int64_t> ids{-5, 1234567890123456789};
-    std::vector<T> cpu_out(batch * samples * n), cuda_out(cpu_out.size());
+    const int64_t seed = -99, first = 4294967293;  // 2^32 is passed within the samples: the counter wraps
+    const int64_t size = batch * c.samples * c.n;
+    std::vector<T> cpu_out(size), cuda_out(size + c.shift);
     std::memset(static_cast<void*>(cuda_out.data()), 0xAB, cuda_out.size() * sizeof(T));
-    SampleHypercube a{cpu_out.data(), dtype,   x.data(), r.data(), 0.0, ids.data(), nullptr, 99u, 3u,
-                      batch,          samples, n,        channels, clip};
+    SampleHypercube a{cpu_out.data(),
+                      dtype,
+                      x.data(),
+                      r.data(),
+                      0.0,
+                      ids.data(),
+                      nullptr,
+                      static_cast<uint64_t>(seed),
+                      static_cast<uint32_t>(first),
+                      nullptr,
+                      batch,
+                      c.samples,
+                      c.n,
+                      c.channels,
+                      c.clip};
     cpu::sample_hypercube(a, 1);
-    a.out = cuda_out.data();
+    a.out = cuda_out.data() + c.shift;
+    if (c.tensors) {
+        a.seed_tensor = &seed;
+        a.first_sample_tensor = &first;
+        a.seed = 0;
+        a.first_sample = 0;
+    }
     cuda::sample_hypercube(a, nullptr);
-    check(std::memcmp(cpu_out.data(), cuda_out.data(), cpu_out.size() * sizeof(T)) == 0, "sample_hypercube",
-          n, samples);
+    check(std::memcmp(cpu_out.data(), a.out, size * sizeof(T)) == 0, "sample_hypercube", c.n, c.samples);
+}
+
+void sampling_everywhere(const Case& c) {
+    sampling<float>(Dtype::f32, c);
+    sampling<core::f16>(Dtype::f16, c);
+    sampling<core::bf16>(Dtype::bf16, c);
+}
+
+// At x = r = 1/2 a point is (k + 1/2) / 2^16: the variates published with Random123 for counter and key 0.
+void known_answers(Clip clip, int64_t channels) {
+    const uint32_t words[] = {0x6627e8d5, 0xe169c58d, 0xbc57ac4c, 0x9b00dbd8};
+    const int64_t n = 24, id = 0;
+    const std::vector<float> x(n, 0.5f);
+    std::vector<float> out(n);
+    cuda::sample_hypercube({out.data(), Dtype::f32, x.data(), nullptr, 0.5, &id, nullptr, 0, 0, nullptr, 1, 1,
+                            n, channels, clip},
+                           nullptr);
+    for (int64_t e = 0; e < 8; ++e) {
+        const double k = words[e / 2] >> (e % 2 ? 16 : 0) & 0xFFFF;
+        check(out[e * channels] == (k + 0.5) / 65536, "known answer", e, channels);
+    }
 }
 
 template <class T>
@@ -84,15 +135,25 @@ void saliency(int64_t n, int levels, bool down) {
 }  // namespace
 
 int main() {
-    for (const Clip clip : {Clip::intersect, Clip::clamp})
+    for (const Clip clip : {Clip::intersect, Clip::clamp}) {
+        for (const int64_t channels : {1, 3}) known_answers(clip, channels);
         for (const int64_t n : {1, 8, 9, 255, 784})
             for (const int64_t samples : {1, 19})
-                for (const int64_t channels : {1, 3}) {
-                    if (n % channels) continue;
-                    sampling<float>(Dtype::f32, clip, n, samples, channels);
-                    sampling<core::f16>(Dtype::f16, clip, n, samples, channels);
-                    sampling<core::bf16>(Dtype::bf16, clip, n, samples, channels);
-                }
+                for (const int64_t channels : {1, 3})
+                    if (n % channels == 0)
+                        sampling_everywhere({clip, n, samples, channels, 0.3f, samples > 1, 0});
+        // Pixels in eights, so that threads draw all three channels: a part of a warp, warps that end within
+        // the samples, and several blocks; then those that do not fit.
+        for (const int64_t n : {24, 3 * 40, 3 * 264, 3 * 1024, 3 * 9})
+            for (const int64_t samples : {3, 19})
+                sampling_everywhere({clip, n, samples, 3, 0.3f, samples == 3, 0});
+        for (const float r : {0.0f, 1e-40f})
+            for (const int64_t n : {9, 48})
+                for (const int64_t channels : {1, 3})
+                    sampling_everywhere({clip, n, 9, channels, r, false, 0});
+        for (const int64_t channels : {1, 3}) sampling_everywhere({clip, 48, 9, channels, 0.3f, false, 1});
+        sampling_everywhere({clip, 20, 9, 4, 0.3f, false, 0});
+    }
     for (const int64_t labels : {2, 10, 64, 65, 1000})
         for (const int64_t samples : {2, 300}) {
             voting<float>(Dtype::f32, labels, samples);

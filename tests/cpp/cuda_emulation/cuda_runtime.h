@@ -61,6 +61,7 @@ T shuffle(T value, int from) {
 }  // namespace emulation
 
 inline void __syncthreads() { emulation::block->barrier.wait(); }
+inline void __syncwarp() { emulation::block->warps[threadIdx.x / 32].barrier.wait(); }
 template <class T>
 T __shfl_down_sync(unsigned, T value, int step) {
     return emulation::shuffle(value, static_cast<int>(threadIdx.x % 32) + step);
