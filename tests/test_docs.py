@@ -52,7 +52,7 @@ def namespace(digits: data.Dataset) -> dict[str, Any]:
 
 def test_every_page_with_python_is_run() -> None:
     pages = {path.name for path in DOCS.glob("*.md") if blocks(path.name)}
-    assert pages == {"attacks.md", "data.md", "evaluation.md", "training.md", "voting.md"}
+    assert pages == {"attacks.md", "data.md", "evaluation.md", "statistics.md", "training.md", "voting.md"}
 
 
 def test_voting(namespace: dict[str, Any], digits: data.Dataset) -> None:
@@ -105,6 +105,15 @@ def test_attacks(namespace: dict[str, Any]) -> None:
     assert result.success.any()
     fooled = model(result.adversarial).argmax(1) == namespace["targets"]
     assert fooled[result.success].all()
+
+
+def test_statistics(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = blocks("statistics.md")
+    run(block, {})
+    rates, difference, median = capsys.readouterr().out.splitlines()
+    assert rates.count("Interval(") == 2
+    assert difference.startswith("Difference(value=-0.")
+    assert median.startswith("Median(")
 
 
 def examples() -> list[str]:
