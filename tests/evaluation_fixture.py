@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from rcfast.eval import paper
-from rcfast.eval.results import DEFENCES, OUTPUTS, Results
+from rcfast.eval.outputs import NAMES
+from rcfast.eval.results import DEFENCES, Results
 
 NASTY = r"<b>x</b> & $a_1$ | `v2` \ ~^{50%} #[y](z) *q*"  # a user's defence may be called this
 TARGETED = {
@@ -104,7 +105,7 @@ def make(
             "threads": 2,
             "auto_precision": {"dtype": "float32", "why": "the processor has none of them"},
         },
-        "outputs": list(OUTPUTS),
+        "outputs": list(NAMES),
         "defences": list(names),
         "warnings": ["protocol.examples is 20: the intervals are wide"],
         "accuracy": [

@@ -10,7 +10,7 @@ import numpy as np
 
 from rcfast import data, models, training
 from rcfast.eval import cli
-from rcfast.eval.store import Store
+from rcfast.eval.run.store import Store
 
 LIMIT = 20_000  # bytes: less than the weights of a network, more than a description
 WITH_LIMIT = """

@@ -12,15 +12,14 @@ from torch import nn
 from rcfast import data, hardware
 from rcfast.attacks import get
 from rcfast.data import Split
-from rcfast.eval import cli
-from rcfast.eval.config import TARGETED, ConfigError, build
-from rcfast.eval.engine import prepare
-from rcfast.eval.plan import Unit
-from rcfast.eval.progress import Progress
-from rcfast.eval.stages import attack
-from rcfast.eval.stages.attack import make
-from rcfast.eval.stages.train import builder, recipe, training_attack
-from rcfast.eval.store import Store
+from rcfast.eval import cli, outputs
+from rcfast.eval.evaluation import prepare
+from rcfast.eval.run.attack import Case, make, settings
+from rcfast.eval.run.config import TARGETED, ConfigError
+from rcfast.eval.run.networks import recipe, training_attack
+from rcfast.eval.run.progress import Progress
+from rcfast.eval.run.settings import build
+from rcfast.eval.run.store import Store
 from rcfast.training import Recipe, TrainingResult
 from rcfast.training.engine import Run
 
@@ -79,8 +78,8 @@ def test_a_budget_means_what_it_says(preset: str, tmp_path: Path, monkeypatch: p
         assert (config.attacks.settings, config.attacks.confidence_settings) == ({}, {})
         assert config.attacks.names == tuned.names
         for name in (*TARGETED, "DeepFool"):
-            assert make(config, Unit("point", name)) == get(name, budget=budget)
-        assert make(config, Unit("point", "T-CW-L2", 20.0)) == get("T-CW-L2", budget=budget, confidence=20.0)
+            assert make(config, Case("point", name)) == get(name, budget=budget)
+        assert make(config, Case("point", "T-CW-L2", 20.0)) == get("T-CW-L2", budget=budget, confidence=20.0)
     own = ["attacks.settings.T-FGSM.steps=17", "attacks.budget=paper", "attacks.confidence_settings={c0=2.0}"]
     config = build(preset, settings=own)
     assert config.attacks.settings == {"T-FGSM": {"steps": 17}}
@@ -154,10 +153,9 @@ def test_the_key_of_a_network_holds_the_recipe_it_is_trained_by(
         config = build(
             "paper", overrides={"data": {"name": "digits"}}, settings=["train.distillation={}", *settings]
         )
-        ctx = prepare(config, tmp_path, ("table3",), Store(tmp_path), Progress("quiet"))
+        ctx = prepare(config, tmp_path, [outputs.get("table3")], Store(tmp_path), Progress("quiet"))
         for name in ("point", "adversarial", "distillation"):
-            make_network, described, _ = builder(ctx)
-            inputs, train = recipe(ctx, name, make_network, described)
+            inputs, train = recipe(ctx, name)
             used.clear()
             train(tmp_path / "checkpoint")
             assert used
@@ -172,20 +170,19 @@ def test_keys_hold_the_precision_that_auto_means_here(
     monkeypatch.setattr(hardware, "_cpu_flags", lambda: frozenset(flags.split()))
     for limit in hardware._LIMITS:
         monkeypatch.delenv(limit, raising=False)
-    settings = ["train.adversarial={attack='U-CW-L2'}"]
+    usual = ["train.adversarial={attack='U-CW-L2'}"]
     named = [f"train.{n}.precision={meant}" for n in ("point", "adversarial", "distillation")]
     named += [f"vote.dtype={meant}", f"train.adversarial.attack_settings.precision={meant}"]
     named += [f"attacks.settings.T-CW-L2.precision={meant}"]
     found = []
     for more in ([], named):
-        config = build("quick", overrides={"device": "cpu"}, settings=settings + more)
-        ctx = prepare(config, tmp_path, ("table3",), Store(tmp_path), Progress("quiet"))
+        config = build("quick", overrides={"device": "cpu"}, settings=usual + more)
+        ctx = prepare(config, tmp_path, [outputs.get("table3")], Store(tmp_path), Progress("quiet"))
         keys: dict[str, Any] = {"vote": ctx.config.vote}
         for name in ("point", "adversarial", "distillation"):
-            make_network, described, _ = builder(ctx)
-            keys[name] = recipe(ctx, name, make_network, described)[0]
+            keys[name] = recipe(ctx, name)[0]
             assert keys[name]["recipe"]["precision"] == meant
-        keys["attack"] = attack.settings(make(ctx.config, Unit("point", "T-CW-L2"), ctx.device))
+        keys["attack"] = settings(make(ctx.config, Case("point", "T-CW-L2"), ctx.device))
         assert "auto" not in repr(keys)
         found.append(keys)
     assert found[0] == found[1]

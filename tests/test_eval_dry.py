@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from rcfast.eval import build, cli
-from rcfast.eval.dry import seconds_per_example
-from rcfast.eval.plan import Unit
-from rcfast.eval.stages import attack
-from rcfast.eval.store import Store, StoreError, digest
+from rcfast.eval.evaluation import prepare
+from rcfast.eval.run.attack import Case, make, settings
+from rcfast.eval.run.context import Context
+from rcfast.eval.run.pace import Pace
+from rcfast.eval.run.progress import Progress
+from rcfast.eval.run.store import Store, StoreError, digest
 
-CPU = torch.device("cpu")
 SETTINGS = [
     'defences=["point","region"]',
     'attacks.names=["T-FGSM"]',
@@ -63,7 +63,7 @@ def todo(capsys: pytest.CaptureFixture[str]) -> Callable[[Path], dict[str, int]]
 def test_an_empty_folder_stays_as_it_is(tmp_path: Path, todo: Callable[[Path], dict[str, int]]) -> None:
     missing = todo(tmp_path / "new")
     assert {name: missing[name] for name in ("train", "attack", "draw")} == {
-        "train": 2,
+        "train": 3,
         "attack": 2,
         "draw": 1,
     }
@@ -74,7 +74,10 @@ def test_an_empty_folder_stays_as_it_is(tmp_path: Path, todo: Callable[[Path], d
 @pytest.mark.parametrize(
     ("stage", "missing"),
     [
-        ("train", {"train": 2, "attack": 2, "draw": 1}),  # r belongs to the weights, which are gone
+        (
+            "train",
+            {"train": 3, "attack": 2, "draw": 1},
+        ),  # r and the examples belong to the weights, which are gone
         ("length", {"train": 1, "draw": 1}),
         ("attack", {"train": 0, "attack": 1, "draw": 1}),
         ("vote", {"train": 0, "attack": 0, "vote": 1, "draw": 1}),
@@ -114,11 +117,16 @@ def test_a_store_for_reading_writes_and_removes_nothing(tmp_path: Path) -> None:
     assert said == []
 
 
-def test_the_time_of_an_attack_is_what_it_took_before_or_grows_with_its_budget() -> None:
-    unit = Unit("point", "T-CW-L2")
-    full, cut = (build("paper", settings=own) for own in ([], ["attacks.settings.T-CW-L2.iterations=250"]))
-    guesses = [seconds_per_example(config, unit, 0.001, {}, CPU) for config in (cut, full)]
+def test_the_time_of_an_attack_is_what_it_took_before_or_grows_with_its_budget(tmp_path: Path) -> None:
+    case = Case("point", "T-CW-L2")
+
+    def context(*settings: str) -> Context:
+        config = build("paper", overrides={"data": {"name": "digits"}}, settings=settings)
+        return prepare(config, tmp_path, [], Store(tmp_path, readonly=True), Progress("quiet"))
+
+    full, cut = context(), context("attacks.settings.T-CW-L2.iterations=250")
+    guesses = [Pace(0.0005, 0.001).attack(ctx, case) for ctx in (cut, full)]
     assert 0.25 * guesses[1] < guesses[0] < guesses[1]
-    key = digest([unit.attack, attack.settings(attack.make(cut, unit, CPU))])
-    assert seconds_per_example(cut, unit, 0.001, {key: 7.0}, CPU) == 7.0
-    assert seconds_per_example(full, unit, 0.001, {key: 7.0}, CPU) == guesses[1]
+    pace = Pace(0.0005, 0.001, {digest([case.attack, settings(make(cut.config, case, cut.device))]): 7.0})
+    assert pace.attack(cut, case) == 7.0
+    assert pace.attack(full, case) == guesses[1]

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from rcfast.eval import cli
-from rcfast.eval.config import ConfigError, StageError
-from rcfast.eval.stages import attack
-from rcfast.eval.stages.context import explained
+from rcfast.eval.run.attack import NetworkAttack
+from rcfast.eval.run.config import ConfigError, StageError
+from rcfast.eval.run.unit import explained
 
 MINE = '''
 import torch
@@ -133,7 +133,7 @@ def test_a_programming_error_is_not_hidden(tmp_path: Path, monkeypatch: pytest.M
     def mistaken(*arguments: object) -> None:
         raise ValueError("a mistake of ours")
 
-    monkeypatch.setattr(attack, "perform", mistaken)
+    monkeypatch.setattr(NetworkAttack, "compute", mistaken)
     argv = ["--quiet", "--out", str(tmp_path), "--only", "table4"]
     settings = [item for text in [*SMALL, "length.r_max=0"] for item in ("--set", text)]
     with pytest.raises(ValueError, match="a mistake of ours"):

@@ -94,7 +94,7 @@ def main(folder: Path, rounds: int) -> None:
     import torch
     import torch._dynamo  # the first optimiser would import it
 
-    import rcfast.eval.engine  # noqa: F401  (before the first fork, like those above)
+    import rcfast.eval.evaluation  # noqa: F401  (before the first fork, like those above)
 
     torch.set_num_threads(1)
     start = time.monotonic()

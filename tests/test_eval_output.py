@@ -15,9 +15,11 @@ import scipy.stats
 from evaluation_fixture import NASTY, make
 from PIL import Image
 
-from rcfast.eval import figures, findings, paper, plots, report, tables
-from rcfast.eval.records import attack_record, decimals, mean_text, percent, points, rounded
-from rcfast.eval.results import OUTPUTS, Results
+from rcfast.eval import outputs, paper, report
+from rcfast.eval.outputs import axes, drawing, export
+from rcfast.eval.outputs.records import attack_record, decimals, mean_text, percent, points, rounded
+from rcfast.eval.report.verdict import findings
+from rcfast.eval.results import Results
 from rcfast.eval.statistics import Interval, Mean, mean_and_error, wilson
 
 
@@ -31,8 +33,8 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> tuple[Results, Path]:
     """Everything written once, with image grids and a user's defence of an awkward name."""
     out = tmp_path_factory.mktemp("run")
     full = make(out, user_defences=(NASTY,))
-    tables.write(full, out)
-    figures.write(full, out)
+    export.write(full, out)
+    drawing.write(full, out)
     return full, out
 
 
@@ -204,7 +206,7 @@ def test_data_files_agree_with_the_results(drawn: tuple[Results, Path], name: st
         assert [r["correct"] for r in document["rows"]] == [a["correct"] for a in full["accuracy"]]
         return
     found = {(r["attack"], r["defence"], r["reading"]): r for r in document["rows"]}
-    group = tables.GROUPS[name]
+    group = outputs.get(name).group
     wanted = [row for row in full["attacks"] if row["group"] == group]
     assert len(found) == len(wanted) > 0
     for row in wanted:
@@ -261,14 +263,14 @@ def test_latex_has_the_rows_of_markdown_and_no_bare_specials(drawn: tuple[Result
 
 
 def test_latex_escapes() -> None:
-    assert tables.escape_latex("50% of a_b & {c}") == r"50\% of a\_b \& \{c\}"
-    assert tables.escape_latex("T-CW-L∞ (L2)") == r"T-CW-$L_\infty$ ($L_2$)"
-    assert tables.escape_latex("a\\b~^\nc") == r"a\textbackslash{}b\textasciitilde{}\textasciicircum{} c"
-    assert tables.escape_latex("2.0 ± 0.1, −3, 1–2") == r"2.0 $\pm$ 0.1, $-$3, 1--2"
+    assert export.escape_latex("50% of a_b & {c}") == r"50\% of a\_b \& \{c\}"
+    assert export.escape_latex("T-CW-L∞ (L2)") == r"T-CW-$L_\infty$ ($L_2$)"
+    assert export.escape_latex("a\\b~^\nc") == r"a\textbackslash{}b\textasciitilde{}\textasciicircum{} c"
+    assert export.escape_latex("2.0 ± 0.1, −3, 1–2") == r"2.0 $\pm$ 0.1, $-$3, 1--2"
 
 
 def test_a_data_set_without_published_values_has_no_paper_columns() -> None:
-    built = tables.build(make(dataset="digits"))
+    built = export.build(make(dataset="digits"), Path())
     assert all("Paper" not in column for table in built.values() for column in table.header)
     assert "no values for digits" in built["table4"].note
     assert all(record["paper_rate"] is None for record in built["table4"].records)
@@ -278,7 +280,7 @@ def test_tables_are_the_same_bytes_every_time(tmp_path: Path) -> None:
     shuffled = make()
     shuffled["attacks"].reverse()
     for folder, document in (("a", make()), ("b", shuffled)):
-        tables.write(document, tmp_path / folder)
+        export.write(document, tmp_path / folder)
     names = sorted(path.name for path in (tmp_path / "a" / "tables").iterdir())
     assert len(names) == 20
     for name in names:
@@ -297,20 +299,20 @@ def _bare() -> Results:
 
 def test_what_was_not_measured_is_left_out(tmp_path: Path) -> None:
     bare = _bare()
-    assert [path.name for path in tables.write(bare, tmp_path)] == [
+    assert [path.name for path in export.write(bare, tmp_path)] == [
         f"table2.{e}" for e in ("csv", "json", "md", "tex")
     ]
-    assert figures.write(bare, tmp_path) == []
+    assert drawing.write(bare, tmp_path) == []
     html = report.write(bare, tmp_path).read_text()
     assert "Too little was measured" in html
     assert 'id="figures"' not in html
-    assert "10,000 test examples" in findings.summary(bare)
+    assert "10,000 test examples" in report.ending(bare)
 
 
 def test_only_the_outputs_asked_for(results: Results) -> None:
     some: Results = {**results, "outputs": ["table4", "figure8"]}
-    assert list(tables.build(some)) == ["table4"]
-    assert list(figures.build(some, Path())) == ["figure8"]
+    assert list(export.build(some, Path())) == ["table4"]
+    assert list(drawing.build(some, Path())) == ["figure8"]
 
 
 # Figures
@@ -319,7 +321,7 @@ def test_only_the_outputs_asked_for(results: Results) -> None:
 def test_every_figure_is_written(drawn: tuple[Results, Path]) -> None:
     _, out = drawn
     found = sorted(path.name for path in (out / "figures").iterdir())
-    wanted = [name for name in OUTPUTS if name.startswith("figure")]
+    wanted = [name for name in outputs.NAMES if name.startswith("figure")]
     assert found == sorted(f"{name}.{ending}" for name in wanted for ending in ("csv", "json", "png", "svg"))
     for name in wanted:
         with Image.open(out / "figures" / f"{name}.png") as image:
@@ -330,14 +332,14 @@ def test_every_figure_is_written(drawn: tuple[Results, Path]) -> None:
         assert "currentColor" in text
         assert "prefers-color-scheme:dark" in text
         assert "<metadata" not in text
-        assert plots.INK not in text.replace(figures._STYLE, "")
+        assert axes.INK not in text.replace(drawing._STYLE, "")
         rows = list(csv.DictReader(io.StringIO((out / "figures" / f"{name}.csv").read_text())))
         assert len(rows) == len(json.loads((out / "figures" / f"{name}.json").read_text())["rows"]) > 0
 
 
 def test_figures_are_the_same_bytes_every_time(results: Results) -> None:
-    plot = figures.build({**results, "outputs": ["figure4"]}, Path())["figure4"]
-    assert figures.render(plot.panels, "x") == figures.render(plot.panels, "x")
+    plot = drawing.build({**results, "outputs": ["figure4"]}, Path())["figure4"]
+    assert drawing.render(plot.panels, "x") == drawing.render(plot.panels, "x")
 
 
 def test_figure_data_holds_the_measurements(drawn: tuple[Results, Path]) -> None:
@@ -365,7 +367,7 @@ def test_grid_data_is_the_noise_against_the_diagonal(tmp_path: Path) -> None:
         "labels": [3, 7],
         "judge": "point",
     }
-    rows = figures.build({**make(), "grids": {"figure1": grid}}, tmp_path)["figure1"].records
+    rows = drawing.build({**make(), "grids": {"figure1": grid}}, tmp_path)["figure1"].records
     assert [(r["true_label"], r["target"], r["shown"]) for r in rows] == [
         *((3, 3, True), (3, 7, True)),
         *((7, 3, False), (7, 7, True)),
@@ -378,14 +380,14 @@ def test_grid_data_is_the_noise_against_the_diagonal(tmp_path: Path) -> None:
 def test_mosaic_places_images_and_hides_what_is_not_shown() -> None:
     images = np.zeros((2, 2, 3, 30, 33), np.float32)
     images[0, 1, 0] = 1.0  # red
-    picture = plots.mosaic(images, np.array([[True, True], [False, True]]))
+    picture = axes.mosaic(images, np.array([[True, True], [False, True]]))
     assert picture.shape == (2 * 31 + 1, 2 * 34 + 1, 4)
     assert picture[1:31, 35:68].reshape(-1, 4).tolist() == [[255, 0, 0, 255]] * (30 * 33)
     assert picture[32:62, 1:34, 3].max() == 0
-    small = plots.mosaic(np.ones((1, 1, 1, 8, 8)), np.ones((1, 1), bool))
+    small = axes.mosaic(np.ones((1, 1, 1, 8, 8)), np.ones((1, 1), bool))
     assert small.shape == (34, 34, 4)
     with pytest.raises(ValueError, match=r"images must have shape .* got \(2, 2\)"):
-        plots.mosaic(np.zeros((2, 2)), np.ones((2, 2), bool))
+        axes.mosaic(np.zeros((2, 2)), np.ones((2, 2), bool))
 
 
 @pytest.mark.parametrize(
@@ -406,7 +408,7 @@ def test_rows_without_examples_or_success(tmp_path: Path) -> None:
     empty["outputs"] = ["table3", "table4", "table6", "figure6", "figure8"]
     for row in empty["accuracy"]:
         row["correct"] = row["n"] = 0
-    tables.write(empty, tmp_path)
-    assert figures.write(empty, tmp_path) == []
+    export.write(empty, tmp_path)
+    assert drawing.write(empty, tmp_path) == []
     assert "not measured" in report.write(empty, tmp_path).read_text()
-    assert findings.findings(empty) == []
+    assert findings(empty) == []

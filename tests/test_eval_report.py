@@ -9,8 +9,11 @@ import pytest
 from colours import TEXT, contrast
 from evaluation_fixture import NASTY, make, run
 
-from rcfast.eval import findings, report
-from rcfast.eval.results import OUTPUTS, Results
+from rcfast.eval import report
+from rcfast.eval.outputs import NAMES
+from rcfast.eval.report.page import invocation
+from rcfast.eval.report.verdict import findings, headline
+from rcfast.eval.results import Results
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +25,12 @@ def results() -> Results:
 
 
 def test_findings_say_what_the_numbers_say(results: Results) -> None:
-    said = [f.text for f in findings.findings(results) if f.about == "Region-based"]
+    said = [f.text for f in findings(results) if f.about == "Region-based"]
     assert any("T-IGSM, T-CW-L∞ and T-CW-L2 fall from above 95% to below 5%" in text for text in said)
     assert any(text.startswith("6 of 6 targeted attacks") and "T-JSMA" in text for text in said)
     assert any("k = 20, T-CW-L2 reaches 98.2%" in text and "1.7 times" in text for text in said)
     assert any("T-CW-L2-A at alpha = 1, reaches 64.0%" in text for text in said)
-    assert findings.headline(results).startswith(
-        "Voting over a region keeps the network's accuracy, makes 6 of 6"
-    )
+    assert headline(results).startswith("Voting over a region keeps the network's accuracy, makes 6 of 6")
 
 
 def test_findings_turn_when_the_numbers_do() -> None:
@@ -41,10 +42,8 @@ def test_findings_turn_when_the_numbers_do() -> None:
     for accuracy in worse["accuracy"]:
         if accuracy["defence"] == "region":
             accuracy["correct"] = 9000
-    said = findings.findings(worse)
-    assert findings.headline(worse).startswith(
-        "Voting over a region costs accuracy, stops no targeted attack"
-    )
+    said = findings(worse)
+    assert headline(worse).startswith("Voting over a region costs accuracy, stops no targeted attack")
     region = [f for f in said if f.about == "Region-based"]
     assert region[0].tone == "bad"
     assert "beyond the 95% interval" in region[0].text
@@ -52,7 +51,7 @@ def test_findings_turn_when_the_numbers_do() -> None:
 
 
 def test_few_examples_are_no_proof() -> None:
-    said = findings.findings(make(examples=4))
+    said = findings(make(examples=4))
     untargeted = next(f for f in said if f.about == "Region-based" and "untargeted attacks" in f.text)
     assert untargeted.text.startswith("0 of 7 ")
     assert "(5 more are lower, but within the intervals)" in untargeted.text
@@ -60,7 +59,7 @@ def test_few_examples_are_no_proof() -> None:
 
 
 def test_summary_shows_accuracy_r_and_rates(results: Results) -> None:
-    text = findings.summary(results)
+    text = report.ending(results)
     assert "length r = 0.3, learnt on 5,000 validation examples" in text
     assert re.search(r"Region-based +99\.42% +99\.25–99\.55%", text)
     assert re.search(r"T-CW-L2 .* \d+\.\d% \(\d+\.\d–\d+\.\d%\)", text)
@@ -73,7 +72,7 @@ def test_summary_shows_accuracy_r_and_rates(results: Results) -> None:
 
 
 def test_summary_ends_with_warnings_time_and_page(results: Results) -> None:
-    text = findings.summary({**results, "stages": run()["stages"]}, Path("out/report.html"))
+    text = report.ending({**results, "stages": run()["stages"]}, Path("out/report.html"))
     assert text.endswith(
         "\nwarning: protocol.examples is 20: the intervals are wide\n"
         "time of all stages, now or before: 20 min 34 s\nreport: out/report.html\n"
@@ -81,7 +80,7 @@ def test_summary_ends_with_warnings_time_and_page(results: Results) -> None:
 
 
 def test_summary_of_attacks_without_examples() -> None:
-    assert "T-FGSM" in findings.summary(make(examples=0))
+    assert "T-FGSM" in report.ending(make(examples=0))
 
 
 # Report
@@ -142,7 +141,7 @@ def test_report_has_everything(results: Results, read: tuple[str, _Page]) -> Non
     _, page = read
     assert len(page.ids) == len(set(page.ids))
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
-    assert set(OUTPUTS) <= set(page.ids)
+    assert set(NAMES) <= set(page.ids)
     ends = [
         page.text.index(word) for word in ("Voting over a region", "Sizes of the data splits", "Hardware and")
     ]
@@ -220,4 +219,4 @@ def test_report_of_unpublished_data_has_no_paper_marks() -> None:
     ],
 )
 def test_the_command_is_found(arguments: list[str], command: str) -> None:
-    assert report.invocation(arguments) == command
+    assert invocation(arguments) == command

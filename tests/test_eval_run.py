@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from rcfast.eval import cli
-from rcfast.eval.config import build
-from rcfast.eval.results import OUTPUTS
+from rcfast.eval.outputs import NAMES
+from rcfast.eval.run.settings import build
 
 # Everything of the quick preset, with fewer examples, epochs and iterations.
 SMALL = [
@@ -116,7 +116,7 @@ def results(whole: Path) -> dict[str, Any]:
 
 @pytest.mark.slow
 def test_a_run_leaves_every_file(whole: Path) -> None:
-    for output in OUTPUTS:
+    for output in NAMES:
         folder = "tables" if output.startswith("table") else "figures"
         endings = ("csv", "json", "md", "tex") if folder == "tables" else ("csv", "json", "png", "svg")
         for ending in endings:

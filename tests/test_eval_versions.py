@@ -10,16 +10,17 @@ from pathlib import Path
 import pytest
 
 import rcfast
-from rcfast.eval.stages import attack, train, vote
+from rcfast.eval.run import versions
 
 PINS = Path(__file__).with_name("stage_digests.json")
 SOURCE = Path(rcfast.__file__).parent
 VOTING = ("classifier.py", "regions.py", "stopping.py")
+WHERE = "eval/run/versions.py"
 STAGES = {  # name: its version, where that stands, the code that decides its results
-    "train": (train.VERSION, "VERSION in eval/stages/train.py", ("training/*.py", "models/*.py")),
-    "length": (train.LENGTH_VERSION, "LENGTH_VERSION in eval/stages/train.py", ("calibration.py", *VOTING)),
-    "attack": (attack.VERSION, "VERSION in eval/stages/attack.py", ("attacks/*.py",)),
-    "vote": (vote.VERSION, "VERSION in eval/stages/vote.py", VOTING),
+    "train": (versions.NETWORK, f"NETWORK in {WHERE}", ("training/*.py", "models/*.py")),
+    "length": (versions.LENGTH, f"LENGTH in {WHERE}", ("calibration.py", *VOTING)),
+    "attack": (versions.ATTACK, f"ATTACK in {WHERE}", ("attacks/*.py",)),
+    "vote": (versions.LABELS, f"LABELS in {WHERE}", VOTING),
 }
 
 
@@ -73,7 +74,7 @@ def test_the_complaint_says_what_to_do() -> None:
     old: dict[str, int | str] = {"version": 1, "digest": "a"}
     assert complaint("attack", old, dict(old)) == ""
     forgotten = complaint("attack", old, {**old, "digest": "b"})
-    assert "raise VERSION in eval/stages/attack.py" in forgotten
+    assert "raise ATTACK in eval/run/versions.py" in forgotten
     assert forgotten.endswith("run: python tests/test_eval_versions.py")
     raised = complaint("attack", old, {"version": 2, "digest": "b"})
     assert raised == "run: python tests/test_eval_versions.py"

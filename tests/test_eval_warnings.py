@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from rcfast import ops
-from rcfast.eval import environment
-from rcfast.eval.cautions import FEW, cautions
-from rcfast.eval.config import build
+from rcfast.eval.outputs.cautions import FEW, cautions
+from rcfast.eval.run import environment
+from rcfast.eval.run.settings import build
 
 
 def test_the_environment_says_what_decides_bits_and_speed() -> None:

@@ -19,7 +19,8 @@ from colours import TEXT, contrast, luminance
 from evaluation_fixture import make, run
 from PIL import Image
 
-from rcfast.eval import figures, report
+from rcfast.eval import report
+from rcfast.eval.outputs import drawing
 
 WIDTHS = (320, 360, 768, 1280)
 BROWSER = next(
@@ -198,8 +199,8 @@ def test_print_is_ink_on_white_in_dark_mode_too(
 
 
 def test_a_standalone_figure_follows_the_theme(tmp_path: Path, folder: Path) -> None:
-    plot = figures.build({**make(), "outputs": ["figure8"]}, folder)["figure8"]
-    (tmp_path / "figure.svg").write_bytes(figures.render(plot.panels, "x", endings=("svg",))["svg"])
+    plot = drawing.build({**make(), "outputs": ["figure8"]}, folder)["figure8"]
+    (tmp_path / "figure.svg").write_bytes(drawing.render(plot.panels, "x", endings=("svg",))["svg"])
     shades = []
     for name, flags in (("day", ()), ("night", (DARK,))):
         shot = tmp_path / f"{name}.png"

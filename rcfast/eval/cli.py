@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from rcfast.eval.config import PRESETS, Config, ConfigError, StageError, build
-from rcfast.eval.plan import parse_only
-from rcfast.eval.progress import Progress
-from rcfast.eval.results import OUTPUTS
-from rcfast.eval.store import StoreError
+from rcfast.eval import outputs
+from rcfast.eval.run.config import PRESETS, Config, ConfigError, StageError
+from rcfast.eval.run.modules import load_module
+from rcfast.eval.run.progress import Progress
+from rcfast.eval.run.settings import build
+from rcfast.eval.run.store import StoreError
 
 DONE, FAILED, BAD_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130
 DEFAULT_OUT = "rcfast-report"
@@ -23,7 +24,7 @@ stages     train (networks, length r), attack, vote, tabulate, draw. Each is kep
            or a full disk and it goes on; change a setting and only what depends on it is done again.
 presets    quick: digits, minutes. cpu: MNIST, under an hour on two cores. paper: as published, for a GPU.
            Any value: --set protocol.examples=50 --set 'vote.seeds=[0,1,2,3]'. See rcfast/eval/presets/.
-outputs    {", ".join(OUTPUTS)}
+outputs    {", ".join(outputs.NAMES)}
 exit codes 0 done, 1 failed, 2 bad arguments, 130 interrupted
 
 examples
@@ -65,6 +66,11 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--model", metavar="SOURCE", help="a network of your own: module:factory, FILE.safetensors, or a name"
     )
+    add(
+        "--outputs",
+        metavar="MODULE",
+        help="a module of your own that registers tables or figures (rcfast.eval.outputs.register)",
+    )
     add("--only", metavar="LIST", help="outputs to make, such as table4,figure8; runs only what they need")
     add("--seed", type=int, metavar="N", help="of training and of the drawn examples (default: 0)")
     add(
@@ -91,6 +97,23 @@ def configuration(arguments: argparse.Namespace) -> Config:
         if value is not None:
             (over.setdefault(section, {}) if section else over)[key] = value
     return build(arguments.preset, overrides=over, settings=arguments.set)
+
+
+def parse_only(text: str | None) -> tuple[str, ...]:
+    """Return the outputs of a comma-separated list, in their order; all of them for None.
+
+    Raises ConfigError for an unknown name.
+    """
+    known = outputs.names()
+    if text is None:
+        return known
+    names = [name.strip().lower() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in known:
+            raise ConfigError(f"--only takes {', '.join(known)}, got {name!r}")
+    if not names:
+        raise ConfigError("--only names nothing")
+    return tuple(name for name in known if name in names)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -130,17 +153,21 @@ def _fail(message: str, code: int) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    config, outputs = configuration(arguments), parse_only(arguments.only)
+    config = configuration(arguments)
+    if arguments.outputs:
+        load_module(arguments.outputs, option="--outputs")
+    wanted = parse_only(arguments.only)
     # After the arguments are known to be good: torch takes seconds.
-    from rcfast.eval import dry, engine, findings
+    from rcfast.eval import evaluation
+    from rcfast.eval.report import ending
 
     progress = Progress("quiet" if arguments.quiet else "auto")
     out = Path(arguments.out)
     if arguments.dry_run:
-        print(dry.describe(config, out, outputs))
+        print(evaluation.describe(config, out, wanted))
         return DONE
     progress.print(f"rcfast.eval: {config.data.name}, preset {config.preset}, into {out}")
-    results = engine.evaluate(config, out, outputs=outputs, progress=progress)
+    results = evaluation.evaluate(config, out, outputs=wanted, progress=progress)
     if not arguments.quiet:
-        print(f"\n{findings.summary(results, out / 'report.html')}", end="")
+        print(f"\n{ending(results, out / 'report.html')}", end="")
     return DONE

@@ -1,0 +1,223 @@
+"""One run from configuration to report."""
+
+import dataclasses
+import hashlib
+import inspect
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rcfast import data, info
+from rcfast.eval import outputs as known
+from rcfast.eval import report
+from rcfast.eval.outputs import drawing, export
+from rcfast.eval.outputs.cautions import cautions
+from rcfast.eval.outputs.output import Output
+from rcfast.eval.results import Results
+from rcfast.eval.run import dry, environment
+from rcfast.eval.run.attack import NetworkAttack
+from rcfast.eval.run.config import Config, ConfigError
+from rcfast.eval.run.context import Context
+from rcfast.eval.run.examples import examples
+from rcfast.eval.run.judges import judges
+from rcfast.eval.run.length import LearntLength, searched
+from rcfast.eval.run.loop import note, perform
+from rcfast.eval.run.networks import needed_for
+from rcfast.eval.run.progress import Progress
+from rcfast.eval.run.store import Store, digest, write_atomic
+from rcfast.eval.run.unit import STAGES, Unit, closure
+
+DRAWING = 1  # version of the step that draws: part of its key
+
+
+def evaluate(
+    config: Config,
+    out: Path | str = "rcfast-report",
+    *,
+    outputs: Sequence[str] | None = None,
+    progress: Progress | None = None,
+) -> Results:
+    """Do the work that `outputs` need (default: all), reuse what `out` holds already, and write everything there.
+
+    Returns the results document with the times of the stages.
+    Raises ConfigError for a setting or input that cannot be used, StageError for a training, attack or vote that
+    fails, StoreError for a folder that is locked or a full disk; what was finished stays and is found by the next
+    call.
+    """
+    folder, progress = Path(out), progress or Progress("quiet")
+    chosen = [known.get(name) for name in outputs or known.names()]
+    store = Store(folder, report=progress.print)
+    with store.locked():
+        ctx = prepare(config, folder, chosen, store, progress)
+        first = [unit for unit in plan(ctx, chosen) if unit.stage == STAGES[0]]
+        perform(ctx, first)
+        ctx.sketch = False
+        units = plan(ctx, chosen)
+        perform(ctx, [unit for unit in units if unit not in first])
+        results = tabulate(ctx, chosen, units)
+        draw(ctx, chosen, results)
+        results["stages"] = ctx.stages
+        write_atomic(folder / "timings.json", json.dumps(ctx.stages, indent=1) + "\n")
+    return results
+
+
+def describe(config: Config, out: Path, outputs: Sequence[str]) -> str:
+    """Return what a run would do; nothing is written. Raises ConfigError."""
+    chosen = [known.get(name) for name in outputs]
+    ctx = prepare(config, out, chosen, Store(out, readonly=True), Progress("quiet"))
+    return dry.describe(ctx, outputs, lambda ctx: plan(ctx, chosen))
+
+
+def plan(ctx: Context, chosen: Sequence[Output]) -> list[Unit]:
+    """Return the units of work of some outputs, what is needed first."""
+    units = [unit for output in chosen for unit in output.needs(ctx)]
+    if ctx.config.user_defence:
+        units += needed_for(ctx, "point")
+    return closure(ctx, units)
+
+
+def prepare(config: Config, out: Path, chosen: Sequence[Output], store: Store, progress: Progress) -> Context:
+    """Load the data and check all settings. Raises ConfigError."""
+    device = find_device(config.device)
+    ctx = Context(resolved(config, device), store, progress, device, load_data(config), out)
+    for unit in plan(ctx, chosen):
+        unit.check(ctx)
+    return ctx
+
+
+def resolved(config: Config, device: torch.device) -> Config:
+    """Return the configuration with what `auto` precision of the votes means on the device of the run."""
+    if config.vote.dtype != "auto":
+        return config
+    dtype = info.precision(device)["dtype"]
+    return dataclasses.replace(config, vote=dataclasses.replace(config.vote, dtype=dtype))
+
+
+def find_device(name: str) -> torch.device:
+    """Return the device of a run. Raises ConfigError where there is no such device."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"--device takes auto, cpu or cuda, got {name!r}") from error
+    if device.type not in ("cpu", "cuda"):
+        raise ConfigError(f"--device takes auto, cpu or cuda, got {name!r}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"--device {name}: this machine has no usable CUDA device")
+    return device
+
+
+def load_data(config: Config) -> data.Dataset:
+    """Return the data set of a run. Raises ConfigError."""
+    own = config.data
+    try:
+        return data.load(own.name, own.root or None, validation=own.validation or None, seed=own.seed)
+    except (ValueError, OSError) as error:
+        raise ConfigError(f"--dataset {own.name}: {error}") from error
+
+
+# ---- from finished work to files
+
+
+def tabulate(ctx: Context, chosen: Sequence[Output], units: Sequence[Unit]) -> Results:
+    """Write results.json and the tables; return the results."""
+    with ctx.progress.stage("tabulate", 2) as bar:
+        results = collect(ctx, chosen, units)
+        write_atomic(ctx.out / "results.json", json.dumps(results, indent=1, sort_keys=True) + "\n")
+        bar.advance()
+        export.write(results, ctx.out)
+        bar.advance()
+    note(ctx, "tabulate", 0.0, reused=all(stage["reused"] for stage in ctx.stages))
+    return results
+
+
+def collect(ctx: Context, chosen: Sequence[Output], units: Sequence[Unit]) -> Results:
+    """Return everything that was measured."""
+    dataset = ctx.dataset
+    measured = {getattr(unit, "judge", None) for unit in units}
+    results: Results = {
+        "config": ctx.config.as_dict(),
+        "dataset": {
+            "name": dataset.name,
+            "shape": list(dataset.shape),
+            "num_classes": dataset.num_classes,
+            "sizes": {
+                "train": len(dataset.train),
+                "validation": len(dataset.validation),
+                "test": len(dataset.test),
+            },
+        },
+        "environment": environment.describe(ctx.device),
+        "outputs": [output.name for output in chosen],
+        "defences": [own.name for own in judges(ctx) if own.name in measured],
+        "warnings": [],
+        "accuracy": [],
+        "attacks": [],
+        "grids": {},
+    }
+    if LearntLength() in units:
+        results["length"] = searched(ctx)
+    for output in chosen:
+        merge(results, output.measure(ctx))  # type: ignore[arg-type]
+    attacked = dict.fromkeys(unit.network for unit in units if isinstance(unit, NetworkAttack))
+    drawn = examples(ctx).drawn if attacked else 0
+    if attacked and drawn < ctx.config.protocol.examples:
+        ctx.warn(f"only {drawn} of {ctx.config.protocol.examples} examples are classified correctly")
+    # Said in the summary at the end and in the report.
+    results["warnings"] = [*ctx.warnings, *cautions(results, drawn=drawn, networks=attacked)]
+    return results
+
+
+def merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:
+    """Add what an output measured: tables key by key, rows that are not there yet, anything else in place."""
+    for key, value in more.items():
+        there = into.get(key)
+        if isinstance(value, Mapping) and isinstance(there, dict):
+            merge(there, value)
+        elif isinstance(there, list) and all(isinstance(row, Mapping) for row in [*there, *value]):
+            there += [row for row in value if row not in there]
+        else:
+            into[key] = value
+
+
+def draw(ctx: Context, chosen: Sequence[Output], results: Results) -> None:
+    """Write the figures, drawn anew only when what they show has changed, and report.html."""
+    inputs = {
+        "version": DRAWING,
+        "results": digest({key: value for key, value in results.items() if key != "stages"}),
+        "files": {name: _sha256(ctx.out / name) for output in chosen for name in output.files(results)},
+        "code": sorted({_sha256(path) for path in _sources(chosen)}),
+    }
+    with ctx.progress.stage("draw", 2, "parts") as bar:
+        part = ctx.store.find("draw", inputs)
+        reused = part is not None and all(
+            _sha256(ctx.out / name) == sha for name, sha in part.info["files"].items()
+        )
+        if part is None or not reused:
+            bar.say("figures")
+            start = time.perf_counter()
+            written = drawing.write(results, ctx.out)
+            files = {str(path.relative_to(ctx.out)): _sha256(path) for path in written}
+            seconds = time.perf_counter() - start
+            part = ctx.store.save("draw", inputs, {}, seconds=seconds, info={"files": files})
+        bar.advance()
+        note(ctx, "draw", part.seconds, reused=reused)
+        bar.say("report")
+        report.write({**results, "stages": ctx.stages}, ctx.out)
+        bar.advance()
+
+
+def _sources(chosen: Sequence[Output]) -> list[Path]:
+    """Return the files that say what the figures look like: the package's, and those of outputs from elsewhere."""
+    found = set(Path(str(known.__file__)).parent.glob("*.py"))
+    found |= {Path(inspect.getfile(type(output))) for output in chosen}
+    return sorted(found)
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""

@@ -1,0 +1,187 @@
+"""What Tables 4 to 6 share: attacks in rows, defences in columns, success rate and noise in each cell."""
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+from rcfast.eval import paper
+from rcfast.eval.outputs import attack_rows
+from rcfast.eval.outputs.cells import (
+    LEGEND,
+    noise_difference_text,
+    noise_line,
+    noise_text,
+    paper_lines,
+    published_note,
+    rate_cell,
+    seeds_line,
+    seeds_text,
+    yes_text,
+)
+from rcfast.eval.outputs.cells import legend as cells_legend
+from rcfast.eval.outputs.output import Finding, Output, Tone
+from rcfast.eval.outputs.records import (
+    MISSING,
+    NORMS,
+    attack_label,
+    attack_record,
+    columns,
+    defences,
+    label,
+    percent,
+    percent_range,
+    points,
+    select,
+)
+from rcfast.eval.outputs.table import Cell, Line, Matrix, Record, Table
+from rcfast.eval.outputs.verdicts import HIGH, LOW, cells, clearly_fewer, names, noise_phrase, strongest
+from rcfast.eval.results import AttackRow, Group, Results
+from rcfast.eval.run.attack import Case
+from rcfast.eval.run.context import Context
+from rcfast.eval.run.defences import Measured
+from rcfast.eval.run.judges import judges, networks
+from rcfast.eval.run.unit import Unit
+
+NOTE = (
+    "Success: share of all n adversarial examples that get the defence to answer the target (targeted) or "
+    "anything but the true label (untargeted), with its Wilson 95% interval. Noise: mean ± standard error "
+    "over the successful ones, in the attack's norm."
+)
+
+
+class AttackTable(Output):
+    group: ClassVar[Group]
+
+    @abstractmethod
+    def cases(self, ctx: Context, network: str) -> list[Case]:
+        """The attacks on a network whose results the table shows."""
+
+    @abstractmethod
+    def rows(self, ctx: Context, own: Measured) -> Iterator[AttackRow]:
+        """What they achieve against a defence."""
+
+    def needs(self, ctx: Context) -> Iterable[Unit]:
+        for network in networks(ctx):
+            yield from attack_rows.labelled(ctx, self.cases(ctx, network))
+
+    def measure(self, ctx: Context) -> Mapping[str, Any]:
+        return {"attacks": [row for own in judges(ctx) for row in self.rows(ctx, own)]}
+
+    def records(self, results: Results) -> list[Record]:
+        """Attacks in the paper's order, then defences, readings."""
+        first = {attack: index for index, attack in enumerate(paper.attacks(self.name))}
+        order = {defence: index for index, defence in enumerate(defences(results))}
+        name = results["dataset"]["name"]
+        found = [attack_record(row, name) for row in select(results, self.group, reading=None)]
+        return sorted(
+            found,
+            key=lambda r: (
+                *(first.get(r["attack"], len(first)), r["attack"]),
+                *(order[r["defence"]], r["reading"]),
+            ),
+        )
+
+    def build(self, results: Results, folder: Path) -> Table | None:
+        records = self.records(results)
+        if not records:
+            return None
+        dataset = results["dataset"]["name"]
+        published, seeds = paper.publishes(dataset), any(r["seeds"] > 1 for r in records)
+        header: tuple[str, ...] = ("Attack", "Defence", "Success", "95% interval", "n", "Noise ± SE")
+        header += ("Vote seeds",) if seeds else ()
+        header += ("Paper", "Difference", "In interval") if published else ()
+        header += ("Paper noise", "Difference", "In interval") if published else ()
+        shown = [r for r in records if r["reading"] == "defence"]
+        rows = [_texts(r, seeds=seeds, published=published) for r in shown]
+        note = f"{NOTE} {published_note(dataset)}"
+        matrix = _matrix(results, records)
+        return Table(self.name, self.title, note, records, header, rows, named=2, matrix=matrix)
+
+    def findings(self, results: Results) -> Iterator[Finding]:
+        """How much less often the attacks succeed than on the undefended network."""
+        point = cells(results, self.group, "point")
+        for defence in defences(results):
+            other = cells(results, self.group, defence)
+            best = strongest(other.values())
+            if defence != "point" and best is not None and set(point) & set(other):
+                yield self._finding(defence, point, other, best)
+
+    def _finding(
+        self, defence: str, point: dict[str, Record], other: dict[str, Record], best: Record
+    ) -> Finding:
+        both, fewer = clearly_fewer(point, other)
+        said = f"{len(fewer)} of {len(both)} {self.group} attacks succeed clearly less often than on the "
+        said += "undefended network"
+        lower = [a for a in both if a not in fewer and other[a]["rate"] < point[a]["rate"]]
+        if lower:
+            verb = "is" if len(lower) == 1 else "are"
+            said += f" ({len(lower)} more {verb} lower, but within the intervals)"
+        if blocked := [a for a in both if other[a]["rate"] < LOW and point[a]["rate"] > HIGH]:
+            verb = "falls" if len(blocked) == 1 else "fall"
+            said += f"; {names(blocked)} {verb} from above {HIGH:.0%} to below {LOW:.0%}"
+        said += f". The strongest, {attack_label(best['attack'])}, reaches {percent(best['rate'])}"
+        half = len(both) / 2
+        tone: Tone = "good" if len(fewer) > half else "plain" if len(fewer) + len(lower) > half else "bad"
+        return Finding(label(defence), f"{said}{noise_phrase(best)}.", tone)
+
+    def legend(self, results: Results) -> str:
+        return cells_legend(results["dataset"]["name"], LEGEND)
+
+    def summary(self, results: Results) -> list[str]:
+        records = [r for r in self.records(results) if r["reading"] == "defence"]
+        shown = [d for d in defences(results) if any(r["defence"] == d for r in records)]
+        found = {(r["attack"], r["defence"]): r for r in records}
+        rows = [["", *map(label, shown)]]
+        for attack in dict.fromkeys(r["attack"] for r in records):
+            of_attack = [found.get((attack, defence)) for defence in shown]
+            rows.append([attack, *(_short(r) for r in of_attack)])
+        title = f"Success rate of {self.group} attacks (95% interval)"
+        return [title, *columns(rows)] if records else []
+
+
+def _short(record: Record | None) -> str:
+    if record is None:
+        return ""
+    return f"{percent(record['rate'])} ({percent_range(record['rate_low'], record['rate_high'])})"
+
+
+def _texts(r: Record, *, seeds: bool, published: bool) -> tuple[str, ...]:
+    """A row of the Markdown and LaTeX table."""
+    row: tuple[str, ...] = (f"{attack_label(r['attack'])} ({NORMS[r['norm']]})", label(r["defence"]))
+    row += (percent(r["rate"], r["n"]), percent_range(r["rate_low"], r["rate_high"], r["n"]))
+    row += (f"{r['n']:,}", noise_text(r))
+    row += (seeds_text(r),) if seeds else ()
+    if published:
+        row += (percent(r["paper_rate"]), points(r["rate_difference"], r["n"]))
+        row += (yes_text(r["paper_rate_in_interval"]),)
+        row += (MISSING if r["paper_noise"] is None else f"{r['paper_noise']:g}", noise_difference_text(r))
+        row += (yes_text(r["paper_noise_in_interval"]),)
+    return row
+
+
+def _matrix(results: Results, records: list[Record]) -> Matrix:
+    dataset = results["dataset"]["name"]
+    found = {(r["attack"], r["defence"], r["reading"]): r for r in records}
+    shown = [d for d in defences(results) if any(r["defence"] == d for r in records)]
+    rows: list[tuple[tuple[str, str], list[Cell | None]]] = []
+    for attack in dict.fromkeys(r["attack"] for r in records):
+        own = [r for r in records if r["attack"] == attack]
+        same = len({r["n"] for r in own}) == 1
+        of = f"{NORMS[own[0]['norm']]}" + (f" · n = {own[0]['n']:,}" if same else "")
+        pairs = [[found.get((attack, d, reading)) for reading in ("defence", "model")] for d in shown]
+        row = [_cell(first, second, not same, dataset) for first, second in pairs]
+        rows.append(((attack_label(attack), of), row))
+    return Matrix([("Attack", ""), *((label(d), "") for d in shown)], rows)
+
+
+def _cell(record: Record | None, other: Record | None, n_shown: bool, dataset: str) -> Cell | None:
+    if record is None or not record["n"]:
+        return None
+    lines = noise_line(record)
+    if other is not None and other["success"] != record["success"]:
+        lines.append(Line("second", "chosen by the network", percent(other["rate"], other["n"])))
+    printed = paper.cell(dataset, record["attack"], record["defence"])
+    lines += seeds_line(record)
+    lines += paper_lines(record, printed.success, printed.noise) if printed else []
+    return rate_cell(record, n_shown=n_shown, lines=lines)

@@ -1,0 +1,209 @@
+"""From a Results row to what is shown: the record of a cell (CSV, JSON) and its numbers as text.
+
+A record holds shares in [0, 1] and noise in the attack's norm, rounded once here, so that every output
+says the same.
+"""
+
+from collections.abc import Iterable, Sequence
+from math import floor, log10
+
+from rcfast.eval import paper
+from rcfast.eval.outputs.table import Record
+from rcfast.eval.results import DEFENCES, Accuracy, AttackRow, Reading, Results
+from rcfast.eval.statistics import Mean, share, wilson
+
+LABELS = {
+    "point": "Point-based",
+    "adversarial": "Adversarial training",
+    "distillation": "Distillation",
+    "region": "Region-based",
+}
+NORMS = {"L0": "L0", "L2": "L2", "Linf": "L∞"}
+MINUS, DASH, MISSING = "−", "–", "—"
+
+
+def label(defence: str) -> str:
+    """A defence's name for people; a user's own defence keeps the name it was given."""
+    return LABELS.get(defence, defence)
+
+
+def attack_label(attack: str) -> str:
+    """An attack's name for people: T-CW-Linf becomes T-CW-L∞."""
+    return attack.replace("Linf", "L∞")
+
+
+def defences(results: Results) -> list[str]:
+    """Names of all defences in the results, the four of the paper first."""
+    named = [*results.get("defences", ())]
+    named += [row["defence"] for row in (*results.get("accuracy", ()), *results.get("attacks", ()))]
+    known = [name for name in DEFENCES if name in named]
+    return list(dict.fromkeys(known + named))
+
+
+def select(
+    results: Results,
+    group: str | Iterable[str] | None = None,
+    *,
+    attack: str | None = None,
+    defence: str | None = None,
+    reading: Reading | None = "defence",
+) -> list[AttackRow]:
+    """The attack rows that match everything given, in their order."""
+    groups = {group} if isinstance(group, str) else set(group) if group is not None else None
+    return [
+        row
+        for row in results.get("attacks", ())
+        if (groups is None or row["group"] in groups)
+        and (attack is None or row["attack"] == attack)
+        and (defence is None or row["defence"] == defence)
+        and (reading is None or row["reading"] == reading)
+    ]
+
+
+def rounded(value: float | None, digits: int = 6) -> float | None:
+    """`value` to six significant digits, which is more than any measurement here carries."""
+    return None if value is None else float(f"{value:.{digits}g}") + 0.0
+
+
+def _rate(success: int, n: int) -> Record:
+    interval = wilson(success, n)
+    return {
+        "rate": rounded(share(success, n)),
+        "rate_low": rounded(interval.low),
+        "rate_high": rounded(interval.high),
+    }
+
+
+def _seeds(per_seed: list[int], n: int) -> Record:
+    shares = [count / n for count in per_seed] if n else []
+    return {
+        "seeds": len(shares),
+        "seeds_low": rounded(min(shares)) if shares else None,
+        "seeds_high": rounded(max(shares)) if shares else None,
+    }
+
+
+def _against_rate(printed: paper.Printed | None, success: int, n: int) -> Record:
+    measured = printed is not None and n > 0
+    return {
+        "paper_rate": printed.value if printed else None,
+        "rate_difference": rounded(success / n - printed.value) if printed and n else None,
+        "paper_rate_in_interval": printed.meets(wilson(success, n)) if printed and measured else None,
+    }
+
+
+def _against_noise(printed: paper.Printed | None, mean: Mean) -> Record:
+    interval = mean.interval()
+    return {
+        "paper_noise": printed.value if printed else None,
+        "noise_difference": rounded(mean.mean - printed.value) if printed and mean.mean is not None else None,
+        "paper_noise_in_interval": printed.meets(interval) if printed and interval else None,
+    }
+
+
+def attack_record(row: AttackRow, dataset: str) -> Record:
+    """One cell of Tables 4 to 6 or one point of Figures 6 to 8, with the paper's cell beside it.
+
+    `rate`, `rate_low`, `rate_high`: success rate and its Wilson 95% interval. `noise_n`: the successful
+    examples, over which `noise_mean` and its standard error are taken. `paper_*` are None where the paper
+    prints nothing; a printed value lies in an interval when a value that rounds to it does.
+    """
+    success, n = row["success"], row["n"]
+    mean = Mean(row["noise_mean"], row["noise_se"], success)
+    plain = row["parameter"] is None
+    published = paper.cell(dataset, row["attack"], row["defence"]) if plain else None
+    return {
+        "group": row["group"],
+        "attack": row["attack"],
+        "norm": row["norm"],
+        "defence": row["defence"],
+        "reading": row["reading"],
+        "parameter": row["parameter"],
+        "success": success,
+        "n": n,
+        **_rate(success, n),
+        "noise_mean": rounded(mean.mean),
+        "noise_se": rounded(mean.se),
+        "noise_n": success,
+        **_seeds(row["per_seed"], n),
+        **_against_rate(published.success if published else None, success, n),
+        **_against_noise(published.noise if published else None, mean),
+    }
+
+
+def accuracy_record(row: Accuracy, dataset: str) -> Record:
+    """One cell of Table 3: benign accuracy with its interval, and the paper's beside it."""
+    correct, n = row["correct"], row["n"]
+    return {
+        "defence": row["defence"],
+        "correct": correct,
+        "n": n,
+        **_rate(correct, n),
+        **_seeds(row["per_seed"], n),
+        **_against_rate(paper.accuracy(dataset, row["defence"]), correct, n),
+    }
+
+
+def percent(value: float | None, n: int = 0) -> str:
+    """A share as text: 0% and 100% only when exact, one decimal, two from 2,000 examples on."""
+    if value is None:
+        return MISSING
+    if value in (0, 1):
+        return f"{value:.0%}"
+    return f"{value:.{2 if n >= 2000 else 1}%}"
+
+
+def percent_range(low: float, high: float, n: int = 0) -> str:
+    """Two shares as text, the sign of percent once: 16.7–21.8%."""
+    return f"{percent(low, n)[:-1]}{DASH}{percent(high, n)}"
+
+
+def points(difference: float | None, n: int = 0) -> str:
+    """A difference of shares in percentage points, always signed."""
+    if difference is None:
+        return MISSING
+    return signed(100 * difference, 2 if n >= 2000 else 1)
+
+
+def signed(value: float, decimals: int) -> str:
+    """A difference with its sign; one that rounds to nothing is ±0."""
+    text = f"{abs(value):.{decimals}f}"
+    if float(text) == 0:
+        return f"±{text}"
+    return f"{'+' if value > 0 else MINUS}{text}"
+
+
+def decimals(mean: float, se: float | None) -> int:
+    """Decimals that show two digits of the standard error, or three of the mean when there is none."""
+    size = abs(se) if se else abs(mean) / 10
+    return min(5, max(0, 1 - floor(log10(size)))) if size > 0 else 1
+
+
+def mean_text(mean: float | None, se: float | None) -> str:
+    """Mean ± standard error."""
+    if mean is None:
+        return MISSING
+    digits = decimals(mean, se)
+    return f"{mean:.{digits}f}" + (f" ± {se:.{digits}f}" if se is not None else "")
+
+
+def number(value: float) -> str:
+    """A parameter as people write it: 20, 0.25."""
+    return f"{value:g}"
+
+
+def listed(parts: Sequence[str]) -> str:
+    """Several things in a sentence: a, b and c."""
+    return parts[0] if len(parts) == 1 else ", ".join(parts[:-1]) + " and " + parts[-1]
+
+
+def columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Rows as indented lines of text, the first column left, all others right aligned."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return [
+        "  "
+        + "  ".join(
+            [row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))]
+        )
+        for row in rows
+    ]

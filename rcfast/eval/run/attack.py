@@ -1,0 +1,177 @@
+"""Attacks on networks, in parts of a few examples with all their targets; each runs once, whoever is judged by it."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rcfast import attacks
+from rcfast.attacks import Attack
+from rcfast.eval.run.config import Config, ConfigError
+from rcfast.eval.run.context import Context
+from rcfast.eval.run.examples import DrawnExamples, Examples, Scope, examples
+from rcfast.eval.run.networks import needed_for, network
+from rcfast.eval.run.store import digest_arrays
+from rcfast.eval.run.unit import Made, Unit, explained
+from rcfast.eval.run.versions import ATTACK
+
+if TYPE_CHECKING:
+    from rcfast.eval.run.pace import Pace
+
+BATCH = 256  # rows attacked at once; fixed, because a batch's size decides how a network rounds
+
+
+@dataclass(frozen=True)
+class Case:
+    """One attack on one network; `confidence` is 0 but for the high-confidence T-CW-L2."""
+
+    network: str
+    attack: str
+    confidence: float = 0.0
+
+    @property
+    def targeted(self) -> bool:
+        return self.attack != "DeepFool"
+
+    def __str__(self) -> str:
+        k = f" k={self.confidence:g}" if self.confidence else ""
+        return f"{self.attack}{k} on {self.network}"
+
+
+class Adversarial(Unit):
+    """A unit that makes adversarial examples of the examples from `start` to `stop`.
+
+    Arrays: success [n,T] bool, adversarial [n,T,C,H,W] float32; info: count, queries, success. T is 1 where the
+    attack has no target.
+    """
+
+    start: int
+    stop: int
+
+    @property
+    @abstractmethod
+    def network(self) -> str:
+        """Whose adversarial examples these are: the defences that are attacked through it label them."""
+
+    @property
+    def rows(self) -> slice:
+        return slice(self.start, self.stop)
+
+    @property
+    @abstractmethod
+    def targeted(self) -> bool:
+        """Whether each example is attacked with all its targets."""
+
+    def size(self, ctx: Context) -> int:
+        """Return how many adversarial examples it makes."""
+        return (self.stop - self.start) * (examples(ctx).targets.shape[1] if self.targeted else 1)
+
+
+@dataclass(frozen=True)
+class NetworkAttack(Adversarial):
+    """An attack on a network, on one block of examples."""
+
+    case: Case
+    start: int
+    stop: int
+
+    kind = stage = "attack"
+
+    @property
+    def network(self) -> str:
+        return self.case.network
+
+    @property
+    def targeted(self) -> bool:
+        return self.case.targeted
+
+    def __str__(self) -> str:
+        return str(self.case)
+
+    def needs(self, ctx: Context) -> Iterable[Unit]:
+        yield from needed_for(ctx, self.case.network)
+        yield DrawnExamples()
+
+    def check(self, ctx: Context) -> None:
+        make(ctx.config, self.case)
+
+    def inputs(self, ctx: Context) -> dict[str, Any]:
+        return {
+            "version": ATTACK,
+            "attack": self.case.attack,
+            "settings": settings(make(ctx.config, self.case, ctx.device)),
+            "network": network(ctx, self.case.network).digest,
+            "examples": digest_examples(examples(ctx), self.rows),
+            "batch": BATCH,
+        }
+
+    def compute(self, ctx: Context) -> Made:
+        attack, own = make(ctx.config, self.case, ctx.device), examples(ctx)
+        x = own.x[self.rows]
+        if attack.targeted:
+            targets = torch.from_numpy(own.targets[self.rows]).to(ctx.device)
+            each, labels = x.repeat_interleave(targets.shape[1], dim=0), targets.flatten()
+        else:
+            each, labels = x, torch.from_numpy(own.y[self.rows]).to(ctx.device)
+        with explained(str(self)):
+            result = attack(network(ctx, self.case.network).model, each, labels, batch=BATCH)
+        shape = (len(x), len(each) // max(len(x), 1))
+        success = result.success.cpu().numpy().reshape(shape)
+        adversarial = result.adversarial.cpu().numpy().reshape(*shape, *x.shape[1:])
+        info = {"unit": str(self.case), "count": success.size, "queries": int(result.queries.sum())}
+        info["success"] = int(success.sum())
+        return Made({"success": success, "adversarial": adversarial}, info)
+
+    def seconds(self, ctx: Context, pace: Pace) -> float:
+        return self.size(ctx) * pace.attack(ctx, self.case)
+
+
+def parts(ctx: Context, case: Case, scope: Scope) -> Iterator[NetworkAttack]:
+    """Yield an attack on the examples that a purpose needs, block by block."""
+    for start, stop in examples(ctx).blocks(scope, ctx.config.protocol.block):
+        yield NetworkAttack(case, start, stop)
+
+
+def make(config: Config, case: Case, device: torch.device | None = None) -> Attack:
+    """Return the attack of a case with the run's budget and settings, and with the precision it has on `device`.
+
+    Raises ConfigError for a setting that it does not have.
+    """
+    own = dict(config.attacks.settings.get(case.attack, {}))
+    if case.confidence:
+        own |= {**config.attacks.confidence_settings, "confidence": case.confidence}
+    try:
+        made = attacks.get(case.attack, budget=config.attacks.budget).replace(**own)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"attacks.settings.{case.attack}: {error}") from error
+    return made if device is None else made.on(device)
+
+
+def settings(attack: Attack) -> dict[str, Any]:
+    """Return an attack's class and hyperparameters."""
+    return {
+        "class": type(attack).__name__,
+        **{f.name: _plain(getattr(attack, f.name)) for f in fields(attack)},
+    }
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, str | int | float | bool | type(None)) else repr(value)
+
+
+def digest_examples(own: Examples, rows: slice) -> str:
+    """Return the digest of some attacked examples: images, labels and targets."""
+    arrays = {"x": own.x[rows].cpu().numpy(), "y": own.y[rows], "targets": own.targets[rows]}
+    return digest_arrays(arrays)
+
+
+def adapted(x: Tensor, adversarial: Tensor, alpha: float) -> Tensor:
+    """Return x + (1 + alpha)·(adversarial - x) clipped to [0,1], both [n,...] (section 5.2.2)."""
+    return (x + (1 + alpha) * (adversarial - x)).clamp(0, 1) if alpha else adversarial

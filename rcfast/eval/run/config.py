@@ -1,0 +1,113 @@
+"""The configuration of a run as data, and the names that its values may have."""
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Any
+
+from rcfast.eval.results import DEFENCES
+
+PRESETS = ("quick", "cpu", "paper")
+TRAINED = ("point", "adversarial", "distillation")
+TARGETED = ("T-JSMA", "T-CW-L0", "T-FGSM", "T-IGSM", "T-CW-Linf", "T-CW-L2")
+ADAPTABLE = ("T-CW-L0", "T-CW-L2", "T-CW-Linf")
+STOPS = ("sequential", "exact", "none")
+TRAINING_ATTACK = "DeepFool"  # of adversarial training, unless train.adversarial.attack names another
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be used; the message names it and its value."""
+
+
+class StageError(RuntimeError):
+    """Training, an attack or a classifier that gave up on what it was given; the message says which, and why."""
+
+
+@dataclass(frozen=True)
+class Data:
+    name: str = "digits"  # digits, mnist, cifar10 or an .npz file in the Keras layout
+    root: str = ""  # folder of the data; "" = RCFAST_DATA or the user's cache
+    validation: int = 0  # validation examples taken from the training set; 0 = the data set's default
+    seed: int = 0  # of the validation split
+
+
+@dataclass(frozen=True)
+class Model:
+    source: str = ""  # "" = made for the data set; a name of rcfast.models; module:factory; FILE.safetensors
+    train: bool = False  # train also a network given as module:factory or FILE instead of using it as it is
+
+
+@dataclass(frozen=True)
+class Train:
+    """Keyword arguments of rcfast.training.fit, fit_adversarial and fit_distilled."""
+
+    point: dict[str, Any] = field(default_factory=dict)
+    adversarial: dict[str, Any] = field(default_factory=dict)
+    distillation: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Length:
+    r: float = -1.0  # the half-width of the region; negative = learnt (Algorithm 1)
+    r0: float = 0.0
+    step: float = 0.01
+    r_max: float = 1.0
+    m: int = 1000
+    tolerance: float = 0.0
+    stop: str = "exact"
+    curve_max: float = 0.5  # the curve of Figure 4 goes on to here
+    curve_step: float = 0.05  # in such steps
+
+
+@dataclass(frozen=True)
+class Vote:
+    m: int = 1000
+    stop: str = "exact"  # sequential, exact or none
+    alpha: float = 1e-3
+    clip: str = "intersect"
+    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # the first one makes the tables
+    chunk: int = 1024  # samples in memory at a time; fixed, so that the network's rounding never varies
+    # Precision of the votes: auto = bfloat16 where the device has units for it, else float32; "" = the model's own;
+    # bfloat16, float16, float32.
+    dtype: str = "auto"
+    histogram_m: int = 10000  # points of Figure 2
+
+
+@dataclass(frozen=True)
+class Protocol:
+    examples: int = 100  # correctly classified test examples to attack
+    targets: int = 0  # targets per example; 0 = all
+    block: int = 25  # examples per part on disk
+
+
+@dataclass(frozen=True)
+class Attacks:
+    names: list[str] = field(default_factory=lambda: [*TARGETED, "DeepFool"])
+    budget: str = "paper"  # paper or fast: the settings of rcfast.attacks.get
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # by attack, over the budget's
+    confidences: list[float] = field(default_factory=lambda: [5.0 * i for i in range(9)])
+    confidence_models: list[str] = field(default_factory=lambda: list(TRAINED))
+    confidence_settings: dict[str, Any] = field(default_factory=dict)  # T-CW-L2 with k > 0, over its settings
+    alphas: list[float] = field(default_factory=lambda: [0.25 * i for i in range(9)])
+    adapted: list[str] = field(default_factory=lambda: list(ADAPTABLE))
+    grid_confidence: float = 20.0  # Figure 5
+    grid_alpha: float = 1.0  # Figure 9
+
+
+@dataclass(frozen=True)
+class Config:
+    preset: str = ""
+    seed: int = 0  # of training and of the draw of examples; the votes have vote.seeds
+    device: str = "auto"  # auto = cuda where there is one
+    defences: list[str] = field(default_factory=lambda: list(DEFENCES))
+    user_defence: str = ""  # module:factory
+    data: Data = field(default_factory=Data)
+    model: Model = field(default_factory=Model)
+    train: Train = field(default_factory=Train)
+    length: Length = field(default_factory=Length)
+    vote: Vote = field(default_factory=Vote)
+    protocol: Protocol = field(default_factory=Protocol)
+    attacks: Attacks = field(default_factory=Attacks)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain, JSON-able values."""
+        return dataclasses.asdict(self)

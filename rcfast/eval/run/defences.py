@@ -1,0 +1,198 @@
+"""Who labels: the networks themselves, the region-based classifier, and a defence of the user's own.
+
+A defence of one's own is an object with
+
+    label(x) -> labels     x [N,C,H,W] float32 in [0,1] on the run's device; labels [N] int64
+
+and, if it wants to be attacked white-box, `model`: a differentiable module from such x to logits [N,L].
+Without `model` it gets the adversarial examples made for the undefended network, as the region-based
+classifier does. `--defence module:factory` names a callable `factory(model, dataset)` that returns it:
+`model` is the trained undefended network, `dataset` a rcfast.data.Dataset. An attribute `name` is what the
+tables call it (default: the factory's name).
+"""
+
+import copy
+import hashlib
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rcfast.classifier import RegionClassifier
+from rcfast.eval.results import DEFENCES
+from rcfast.eval.run.config import ConfigError, Vote
+from rcfast.eval.run.modules import load_factory
+from rcfast.eval.run.store import digest_arrays
+
+_BATCH = 512  # fixed, so that a network rounds alike in every run
+
+
+class Defence(Protocol):
+    """What a user's defence has to offer; `model` and `name` are optional."""
+
+    def label(self, x: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Network:
+    """A differentiable network that is attacked; `digest` identifies its weights and code."""
+
+    name: str
+    model: nn.Module
+    digest: str
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A defence under measurement.
+
+    attacked: name of the network whose adversarial examples it is shown. seeds: of its votes, (None,) when
+    nothing is random.
+    """
+
+    name: str
+    attacked: str
+    seeds: tuple[int | None, ...]
+
+    @property
+    def random(self) -> bool:
+        return self.seeds != (None,)
+
+
+@dataclass(frozen=True)
+class Judge(Measured):
+    """A defence that can label. identity: everything its labels depend on."""
+
+    identity: dict[str, Any]
+    _label: Callable[[Tensor, int | None], Tensor] = field(repr=False)
+
+    @torch.no_grad()
+    def label(self, x: Tensor, seed: int | None = None) -> np.ndarray:
+        """Return labels [N] int64 of x [N,...]."""
+        if not len(x):
+            return np.zeros(0, dtype=np.int64)
+        return self._label(x, seed).to("cpu", torch.int64).numpy()
+
+
+def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, size: int = _BATCH) -> Tensor:
+    """Return function(x), computed in slices of `size`."""
+    return torch.cat([function(part) for part in x.split(size)])
+
+
+def point_judge(network: Network) -> Judge:
+    """Return the plain network as a defence."""
+
+    def label(x: Tensor, seed: int | None) -> Tensor:
+        return in_batches(lambda part: network.model(part).argmax(1), x)
+
+    return Judge(network.name, network.name, (None,), {"network": network.digest}, label)
+
+
+def voter(model: nn.Module, dtype: str) -> Callable[[Tensor], Tensor]:
+    """Return `model` as a plain function that always rounds alike.
+
+    Given the module itself, the classifier picks precision and memory format by timing, and a vote on a tie
+    could differ between two runs.
+    """
+    kind = getattr(torch, dtype) if dtype else None
+    twin = model if kind is None else copy.deepcopy(model).to(kind)
+    twin = twin.eval()
+
+    def call(points: Tensor) -> Tensor:
+        if points.dim() == 4:
+            points = points.to(memory_format=torch.channels_last)
+        return twin(points if kind is None else points.to(kind))
+
+    return call
+
+
+def region_classifier(network: Network, r: float, vote: Vote, *, seed: int) -> RegionClassifier:
+    """Return the region-based classifier that the run measures."""
+    return RegionClassifier(
+        voter(network.model, vote.dtype),
+        r,
+        m=vote.m,
+        clip=vote.clip,  # type: ignore[arg-type]
+        stop=None if vote.stop == "none" else vote.stop,
+        alpha=vote.alpha,
+        seed=seed,
+        chunk=vote.chunk,
+    )
+
+
+def region_judge(network: Network, r: float, vote: Vote) -> Judge:
+    """Return the region-based classifier of `network` as a defence: one labelling for each vote seed."""
+    identity = {
+        "network": network.digest,
+        "r": r,
+        "m": vote.m,
+        "clip": vote.clip,
+        "stop": vote.stop,
+        "alpha": vote.alpha if vote.stop == "sequential" else None,
+        "chunk": vote.chunk,
+        "dtype": vote.dtype,
+    }
+
+    def label(x: Tensor, seed: int | None) -> Tensor:
+        return region_classifier(network, r, vote, seed=seed or 0).predict(x)
+
+    return Judge("region", network.name, tuple(vote.seeds), identity, label)
+
+
+def source_digest(thing: Any) -> str:
+    """Return the sha256 of the file that defines `thing`, so that an edited defence is measured anew."""
+    path = inspect.getsourcefile(thing)
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
+
+
+def weights_digest(model: nn.Module, described: Mapping[str, Any] | None = None) -> str:
+    """Return the sha256 of a network's parameters and buffers, with its class and `described`."""
+    arrays = {name: value.detach().cpu().float().numpy() for name, value in model.state_dict().items()}
+    kind = f"{type(model).__module__}.{type(model).__qualname__}|{sorted((described or {}).items())}"
+    return hashlib.sha256(f"{kind}|{digest_arrays(arrays)}".encode()).hexdigest()
+
+
+def user_defence(spec: str, network: Network, dataset: Any) -> tuple[Judge, Network | None]:
+    """Return the user's defence as a judge, and its own network when it offers one.
+
+    Raises ConfigError when it does not keep the interface.
+    """
+    factory = load_factory(spec, option="--defence")
+    defence = factory(network.model, dataset)
+    if not callable(getattr(defence, "label", None)):
+        raise ConfigError(
+            f"--defence: what {spec} returns must have a method label(x), got {type(defence).__name__}"
+        )
+    name = str(getattr(defence, "name", spec.partition(":")[2]))
+    if name in DEFENCES:
+        raise ConfigError(
+            f"--defence: the name {name!r} is taken by a defence of the paper; give it another `name`"
+        )
+    code = source_digest(factory)
+    model = getattr(defence, "model", None)
+    own = None
+    if model is not None:
+        if not isinstance(model, nn.Module):
+            raise ConfigError(f"--defence: model must be a torch module, got {type(model).__name__}")
+        own = Network(name, model.eval(), weights_digest(model, {"code": code}))
+    probe = dataset.test.x[:64].to(next(network.model.parameters()).device)
+    said = _checked_labels(defence, probe, spec)
+    identity = {"spec": spec, "code": code, "network": network.digest, "probe": said.tolist()}
+
+    def label(x: Tensor, seed: int | None) -> Tensor:
+        return in_batches(lambda part: _checked_labels(defence, part, spec), x)
+
+    return Judge(name, own.name if own else network.name, (None,), identity, label), own
+
+
+def _checked_labels(defence: Any, x: Tensor, spec: str) -> Tensor:
+    said = defence.label(x)
+    if not isinstance(said, Tensor) or said.shape != x.shape[:1] or said.is_floating_point():
+        shape = tuple(said.shape) if isinstance(said, Tensor) else type(said).__name__
+        raise ConfigError(f"--defence {spec}: label(x) must return integer labels [{len(x)}], got {shape}")
+    return said

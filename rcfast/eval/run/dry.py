@@ -1,0 +1,81 @@
+"""What `--dry-run` says: the stages, what is there already, and about how long the rest takes."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from rcfast.eval.run.context import Context
+from rcfast.eval.run.examples import DrawnExamples
+from rcfast.eval.run.networks import builder
+from rcfast.eval.run.pace import Pace, pass_seconds, remembered
+from rcfast.eval.run.progress import duration
+from rcfast.eval.run.unit import STAGES, Unit
+from rcfast.training.recipe import Recipe
+
+DRAWING = 20.0  # seconds
+
+
+@dataclass
+class Row:
+    """One line: `todo` of `total` parts are missing; `seconds` is what they take."""
+
+    name: str
+    total: int = 0
+    todo: int = 0
+    seconds: float = 0.0
+
+    def add(self, *, found: bool, seconds: float) -> None:
+        self.total += 1
+        if not found:
+            self.todo += 1
+            self.seconds += seconds
+
+
+def describe(ctx: Context, outputs: Sequence[str], plan: Callable[[Context], list[Unit]]) -> str:
+    """Return the text of a dry run; nothing is written. plan: the units of the outputs. Raises ConfigError."""
+    make, _, given = builder(ctx)
+    network, config = given or make(), ctx.config
+    _, backward = pass_seconds(network, ctx, Recipe().dtype(ctx.device))
+    forward, _ = pass_seconds(network, ctx, getattr(torch, config.vote.dtype or "float32"))
+    rows = count(ctx, plan, Pace(forward, backward, remembered(ctx.store)))
+    lines = [
+        f"{config.data.name} ({len(ctx.dataset.train)} / {len(ctx.dataset.validation)} / "
+        f"{len(ctx.dataset.test)} examples), preset {config.preset}, into {ctx.out}",
+        f"outputs: {', '.join(outputs)}",
+        f"{'stage':<10}{'parts':>7}{'there':>7}{'to do':>7}   about",
+    ]
+    for row in rows:
+        about = duration(row.seconds) if row.todo else "nothing"
+        lines.append(f"{row.name:<10}{row.total:>7}{row.total - row.todo:>7}{row.todo:>7}   {about}")
+    total = sum(row.seconds for row in rows)
+    lines.append(
+        f"in all about {duration(total)} on {ctx.device} (a guess from the speed of the network here)"
+    )
+    return "\n".join(lines)
+
+
+def count(ctx: Context, plan: Callable[[Context], list[Unit]], pace: Pace) -> list[Row]:
+    """Return one row for each stage: what is missing, and what depends on something that is missing."""
+    units = plan(ctx)
+    if settled(ctx, units):
+        units = plan(ctx)
+    rows = {name: Row(name) for name in STAGES}
+    there: dict[Unit, bool] = {}
+    for unit in units:
+        there[unit] = all(there[needed] for needed in unit.needs(ctx)) and ctx.find(unit) is not None
+        row = rows.setdefault(unit.stage, Row(unit.stage))
+        row.add(found=there[unit], seconds=0.0 if there[unit] else unit.seconds(ctx, pace))
+    done = all(there.values()) and any((ctx.store.root / "store" / "draw").glob("*.json"))
+    return [*rows.values(), Row("draw", 1) if done else Row("draw", 1, 1, DRAWING)]
+
+
+def settled(ctx: Context, units: Sequence[Unit]) -> bool:
+    """End the sketch where the undefended network is there; examples that are not drawn yet are, in memory."""
+    drawn = DrawnExamples()
+    if any(ctx.find(unit) is None for unit in drawn.needs(ctx)):
+        return False
+    ctx.sketch = False
+    if drawn in units and ctx.find(drawn) is None:
+        ctx.pretend(drawn, drawn.compute(ctx))
+    return True

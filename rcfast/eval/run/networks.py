@@ -1,0 +1,225 @@
+"""The networks of a run: given, or trained with checkpoints and kept as weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from rcfast import attacks, models, training
+from rcfast.eval.run.config import TRAINED, TRAINING_ATTACK, Config, ConfigError
+from rcfast.eval.run.context import Context
+from rcfast.eval.run.defences import Network, source_digest, weights_digest
+from rcfast.eval.run.modules import load_factory
+from rcfast.eval.run.unit import Made, Unit, explained
+from rcfast.eval.run.versions import ATTACK, NETWORK
+
+if TYPE_CHECKING:
+    from rcfast.eval.run.pace import Pace
+
+Described = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class TrainedNetwork(Unit):
+    """A network that is trained here: point, adversarial or distillation."""
+
+    name: str
+
+    kind = stage = "train"
+    suffix = ".safetensors"
+
+    def __str__(self) -> str:
+        return f"training the {self.name} network"
+
+    def check(self, ctx: Context) -> None:
+        recipe(ctx, self.name)
+
+    def inputs(self, ctx: Context) -> dict[str, Any]:
+        return recipe(ctx, self.name)[0]
+
+    def compute(self, ctx: Context) -> Made:
+        ctx.progress.print(str(self))
+        inputs, train = recipe(ctx, self.name)
+        checkpoint, teacher = self._checkpoints(ctx)
+        with explained(str(self)):
+            try:
+                model = train(checkpoint)
+            except ValueError as error:
+                if not (checkpoint.exists() or teacher.exists()):
+                    raise
+                ctx.progress.print(f"{error}; training starts anew")
+                self.tidy(ctx)
+                model = train(checkpoint)
+        path = ctx.store.path(self.kind, inputs, self.suffix)
+        training.save_model(model, path, {key: inputs[key] for key in ("network", "seed", "recipe")})
+        return Made(digest=weights_digest(model, {"inputs": inputs}))
+
+    def tidy(self, ctx: Context) -> None:
+        for path in self._checkpoints(ctx):
+            path.unlink(missing_ok=True)
+
+    def seconds(self, ctx: Context, pace: Pace) -> float:
+        epochs = self.inputs(ctx)["recipe"]["epochs"]
+        # One iteration of DeepFool on a minibatch takes a little more than a step of training.
+        made = 1 + 1.2 * ctx.config.train.adversarial.get("attack_settings", {}).get("iterations", 10)
+        passes = {"point": 1.0, "distillation": 2.0, "adversarial": made}[self.name]
+        return passes * epochs * len(ctx.dataset.train) * pace.training
+
+    def _checkpoints(self, ctx: Context) -> tuple[Path, Path]:
+        """The checkpoint of the network and that of its teacher."""
+        path = ctx.store.path(self.kind, self.inputs(ctx), self.suffix)
+        checkpoint = path.with_name(f"{path.stem}-epochs.safetensors")
+        return checkpoint, checkpoint.with_stem(checkpoint.stem + "-teacher")
+
+
+def trained(ctx: Context) -> list[str]:
+    """Return the names of the networks that the run's defences ask for."""
+    return [name for name in TRAINED if name in ctx.config.defences]
+
+
+def needed_for(ctx: Context, name: str) -> Iterable[Unit]:
+    """Yield the unit that makes a network; none for one that is given."""
+    if name in TRAINED and not (name == "point" and builder(ctx)[2] is not None):
+        yield TrainedNetwork(name)
+
+
+def network(ctx: Context, name: str) -> Network:
+    """Return a network of the run, in evaluation mode on the run's device. Raises Missing when it is not there."""
+    return ctx.once(("network", name), lambda: _network(ctx, name))
+
+
+def _network(ctx: Context, name: str) -> Network:
+    if name not in TRAINED:
+        from rcfast.eval.run.judges import user_defence_of
+
+        own = user_defence_of(ctx)[1]
+        assert own is not None, f"no network is called {name}"
+        return own
+    make, described, given = builder(ctx)
+    if name == "point" and given is not None:
+        given = given.to(ctx.device)
+        return Network(name, given, weights_digest(given, {"source": described}))
+    part = ctx.part(TrainedNetwork(name))
+    # Also when just trained: a network fresh from training keeps another memory format and rounds otherwise.
+    model, _ = training.load_model(part.path, model=make())
+    return Network(name, model.to(ctx.device).eval(), part.digest)
+
+
+def builder(ctx: Context) -> tuple[Callable[[], nn.Module], Described, nn.Module | None]:
+    """Return what makes an untrained network, what identifies it, and the user's own trained one if given."""
+    return ctx.once("builder", lambda: build_network(ctx.config, ctx.dataset))
+
+
+def build_network(
+    config: Config, dataset: Any
+) -> tuple[Callable[[], nn.Module], Described, nn.Module | None]:
+    source, seed = config.model.source, config.seed
+    if source in ("", *models.ARCHITECTURES):
+
+        def make() -> nn.Module:
+            if not source:
+                return models.for_dataset(dataset, seed=seed)
+            return models.build(source, shape=dataset.shape, num_classes=dataset.num_classes, seed=seed)
+
+        architecture: Described = dict(make().architecture)  # type: ignore[arg-type]
+        return make, {"architecture": architecture}, None
+    if source.endswith(".safetensors"):
+        try:
+            given, _ = training.load_model(source)
+        except (ValueError, FileNotFoundError) as error:
+            raise ConfigError(f"--model: {error}") from error
+        architecture = dict(given.architecture)  # type: ignore[arg-type]
+
+        def again() -> nn.Module:
+            return models.build(**{**architecture, "seed": seed})
+
+        return again, {"architecture": {**architecture, "seed": seed}}, None if config.model.train else given
+    factory = load_factory(source, option="--model")
+    own = factory()
+    if not isinstance(own, nn.Module):
+        raise ConfigError(f"--model: {source} must return a torch module, got {type(own).__name__}")
+    described = {"factory": source, "code": source_digest(factory), "seed": seed}
+    return lambda: fresh(factory(), seed), described, None if config.model.train else own.eval()
+
+
+def fresh(model: nn.Module, seed: int) -> nn.Module:
+    """Give every layer new random weights that depend on `seed` alone.
+
+    Raises ConfigError for a layer that holds parameters but cannot reset them.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        for name, module in model.named_modules():
+            reset = getattr(module, "reset_parameters", None)
+            if callable(reset):
+                reset()
+            elif any(True for _ in module.parameters(recurse=False)):
+                raise ConfigError(
+                    f"--model: layer {name or type(module).__name__} has no reset_parameters(), so that the "
+                    "trained defences cannot start anew; add it, or leave them out: "
+                    '--set \'defences=["point","region"]\''
+                )
+    return model
+
+
+def recipe(ctx: Context, name: str) -> tuple[Described, Callable[[Path], nn.Module]]:
+    """Return what decides a network's weights, and the call that trains it with a checkpoint at a path.
+
+    Raises ConfigError for a setting that training does not know.
+    """
+    return ctx.once(("recipe", name), lambda: _recipe(ctx, name))
+
+
+def _recipe(ctx: Context, name: str) -> tuple[Described, Callable[[Path], nn.Module]]:
+    make, described, _ = builder(ctx)
+    settings = dict(getattr(ctx.config.train, name))
+    inputs: Described = {
+        "version": NETWORK,
+        "network": name,
+        "model": described,
+        "data": ctx.dataset.train.fingerprint,
+        "seed": ctx.config.seed,
+    }
+    common: Described = {"seed": ctx.config.seed}
+    if name == "adversarial":
+        common["attack"] = training_attack(settings).on(ctx.device)
+        inputs |= {"attack": repr(common["attack"]), "attack_version": ATTACK}
+    recipe_for = training.recipe_for
+    if name == "distillation":
+        common["temperature"] = settings.pop("temperature", 100.0)
+        recipe_for = partial(training.distilled_recipe, temperature=common["temperature"])
+    try:
+        inputs["recipe"] = asdict(recipe_for(make(), **settings).on(ctx.device))
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"train.{name}: {error}") from error
+    if name == "distillation":
+        inputs["temperature"] = float(common["temperature"])
+
+    def train(checkpoint: Path) -> nn.Module:
+        call = {**common, **settings, "checkpoint": checkpoint}
+        split = ctx.dataset.train
+        if name == "distillation":
+            return training.fit_distilled(lambda: make().to(ctx.device), split, **call).model
+        fit = training.fit if name == "point" else training.fit_adversarial
+        return fit(make().to(ctx.device), split, **call).model
+
+    return inputs, train
+
+
+def training_attack(settings: Described) -> Any:
+    """Take the attack of adversarial training out of its settings: name, budget, and single values."""
+    name, budget = settings.pop("attack", TRAINING_ATTACK), settings.pop("attack_budget", "paper")
+    own = settings.pop("attack_settings", {})
+    try:
+        made = attacks.get(name, budget=budget, **own)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"train.adversarial.attack: {error}") from error
+    if made.targeted:
+        raise ConfigError(f"train.adversarial.attack must be an untargeted attack, got {name!r}")
+    return made
