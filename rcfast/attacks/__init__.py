@@ -1,5 +1,6 @@
 """Attacks on point-based classifiers: one object each, `attack(model, x, labels) -> AttackResult`."""
 
+from rcfast.attacks.apgd import APGD
 from rcfast.attacks.base import Attack
 from rcfast.attacks.combinators import Adapted, Smallest, Untargeted
 from rcfast.attacks.cwl0 import CWL0
@@ -9,10 +10,12 @@ from rcfast.attacks.deepfool import DeepFool
 from rcfast.attacks.fgsm import FGSM
 from rcfast.attacks.igsm import IGSM
 from rcfast.attacks.jsma import JSMA
+from rcfast.attacks.judging import Judgement, judge
 from rcfast.attacks.registry import ATTACKS, CONFIDENCES, get
 from rcfast.attacks.result import AttackResult, Noise
 
 __all__ = [
+    "APGD",
     "ATTACKS",
     "CONFIDENCES",
     "CWL0",
@@ -25,8 +28,10 @@ __all__ = [
     "AttackResult",
     "CWLinf",
     "DeepFool",
+    "Judgement",
     "Noise",
     "Smallest",
     "Untargeted",
     "get",
+    "judge",
 ]

@@ -14,12 +14,24 @@ from tqdm import tqdm
 
 from rcfast.attacks.memory import rows_that_fit
 from rcfast.attacks.result import AttackResult, Noise
+from rcfast.classifier import RegionClassifier
 from rcfast.hardware import automatic_dtype
 
 __all__ = ["Attack", "AttackResult", "AttackedModel", "Model", "Noise", "margin", "per_row", "resolution"]
 
 Model = Callable[[Tensor], Tensor]
 TOLERANCE = 1e-6  # inputs may leave [0,1] by this much: image pipelines round
+
+
+def network_of(model: Model) -> Model:
+    """What answers for one point: the network of a vote, any other model itself."""
+    return model.model if isinstance(model, RegionClassifier) else model
+
+
+def _spent(model: Model, logits: Tensor) -> Tensor:
+    """Forward passes [n] int64 behind logits [n,L]: the points of a vote, one for any other model."""
+    voted = isinstance(model, RegionClassifier)
+    return (logits.sum(1).round() if voted else torch.ones_like(logits[:, 0])).to(torch.int64)
 
 
 def per_row(value: Tensor, like: Tensor) -> Tensor:
@@ -85,7 +97,10 @@ class AttackedModel:
             leaf = x.detach().requires_grad_(True)
             logits = self.logits(leaf, rows)
             if not logits.requires_grad:  # a constant, or a model that votes
-                raise TypeError("model must be differentiable: its logits carry no gradient in x")
+                raise TypeError(
+                    "model must be differentiable: its logits carry no gradient in x (of a vote, attack the network, "
+                    "or take an attack that knows votes, such as RegionCW)"
+                )
             values = [loss(logits).sum() for loss in losses]
             last = len(values) - 1
             grads = [torch.autograd.grad(v, leaf, retain_graph=k < last)[0] for k, v in enumerate(values)]
@@ -193,10 +208,10 @@ class Attack(ABC):
     ) -> AttackResult:
         if not len(x):
             return empty_result(x)
-        limit = batch or rows_that_fit(model, x)
+        limit = batch or rows_that_fit(network_of(model), x)
         logits = clean_logits(model, x, limit)
         check_label_range(labels, logits.shape[1])
-        queries = torch.ones_like(labels)
+        queries = _spent(model, logits)
         adversarial = x.clone()
         active = (~self._judges(logits, labels)).nonzero().flatten()
         size = batch or max(1, limit // self._copies(logits.shape[1]))
@@ -228,7 +243,7 @@ class Attack(ABC):
             adversarial=adversarial,
             success=success,
             noise=Noise.between(adversarial, x),
-            queries=queries + 1,
+            queries=queries + _spent(model, logits),
             clean=x,
         )
 
@@ -277,7 +292,8 @@ def check_inputs(model: Model, x: Tensor, labels: Tensor, *, batch: int | None) 
     """Raises TypeError or ValueError for everything that can be seen without running the model."""
     if not callable(model):
         raise TypeError(f"model must be a module or callable from inputs to logits, got {_kind(model)}")
-    if isinstance(model, nn.Module) and any(m.training for m in model.modules()):
+    network = network_of(model)
+    if isinstance(network, nn.Module) and any(m.training for m in network.modules()):
         raise ValueError("model must be in eval mode: call model.eval() first, dropout would blur the attack")
     if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"x must be a float32 or float64 tensor, got {_kind(x)}")
@@ -346,6 +362,8 @@ def clean_logits(model: Model, x: Tensor, limit: int) -> Tensor:
     if wrong.any():
         raise ValueError(f"model must return finite logits, got NaN or infinity for the input at index "
                          f"{int(wrong.nonzero()[0])}")  # fmt: skip
+    if isinstance(model, RegionClassifier):
+        return logits  # counts of votes
     if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-4).all()):
         raise ValueError(
             "model must return logits, got probabilities (every row is nonnegative and sums to 1): "

@@ -1,0 +1,223 @@
+"""A vote as its attacks see it: points of the region, gradients through them, and votes of the attacker's own.
+
+Every point is drawn by the vote's own kernels under an address: the attack's seed for this purpose, an id from the
+clean example and its label, and a sample index that advances with the steps. An attack is therefore reproducible
+bit by bit, and no example feels who else is in the batch, up to the network's own rounding.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from rcfast import ops
+from rcfast.attacks._passes import channels_last
+from rcfast.attacks.base import Attack, AttackedModel, margin, per_row
+from rcfast.classifier import RegionClassifier, Votes
+from rcfast.engine import floating_dtype
+from rcfast.regions import check_int, content_ids
+
+BISECTIONS = 22  # of a scale, to 2^-22 of it
+Loss = Callable[[Tensor, Tensor], Tensor]  # logits [g,k,L] of rows [g] int64 of the batch -> [g]
+
+
+def key(seed: int, purpose: str) -> int:
+    """A 64-bit seed of its own for each purpose, so that an attack's points are never those of a vote."""
+    return int.from_bytes(hashlib.blake2b(f"{seed} {purpose}".encode(), digest_size=8).digest(), "little")
+
+
+def example_ids(clean: Tensor, labels: Tensor) -> Tensor:
+    """Ids int64 [N] of tasks: clean examples [N,...] with their labels [N]."""
+    return content_ids(clean) + (labels + 1) * -0x61C8864680B583EB  # wraps: distinct labels, distinct ids
+
+
+@dataclass(frozen=True)
+class _Cube:
+    """The hypercube of a vote: its points, and how they move with the example."""
+
+    r: float
+    clip: str
+
+    def fill(self, out: Tensor, x: Tensor, **address: Any) -> None:
+        ops.sample_hypercube_(out, x, self.r, clip=self.clip, **address)
+
+    def vjp(self, x: Tensor, points: Tensor, grad: Tensor, **address: Any) -> Tensor:
+        """The gradient in x [n,...] of anything whose gradient at the points [n,k,...] is ``grad``."""
+        if self.clip == "clamp":
+            return torch.where((points > 0) & (points < 1), grad, 0).sum(1)
+        # low + (high - low)·u: each end moves with x unless it is an end of [0,1]
+        low, high = (x - self.r).clamp(0, 1), (x + self.r).clamp(0, 1)
+        width = (high - low)[:, None]
+        share = torch.where(width > 0, (points - low[:, None]) / width, 0.5)
+        upper = (share * grad).sum(1)
+        return (x - self.r >= 0) * (grad.sum(1) - upper) + (x + self.r <= 1) * upper
+
+
+class Drawn(torch.autograd.Function):
+    """Points [n,k,...] of the regions around x [n,...], differentiable in x with the random numbers held fixed."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, region: Any, samples: int, seed: int, ids: Tensor, first: int) -> Tensor:
+        points = x.new_empty(len(x), samples, *x.shape[1:])
+        region.fill(points, x, seed=seed, example_ids=ids, first_sample=first)
+        ctx.save_for_backward(x, points, ids)
+        ctx.address = region, seed, first
+        return points
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        x, points, ids = ctx.saved_tensors
+        region, seed, first = ctx.address
+        grad = region.vjp(x, points, grad, seed=seed, example_ids=ids, first_sample=first)
+        return grad, None, None, None, None, None
+
+
+def draw(x: Tensor, region: Any, samples: int, *, seed: int, ids: Tensor, first: int = 0) -> Tensor:
+    """Points ``first`` and following [n,samples,...] of the regions around x [n,...] float32, with gradient in x."""
+    points: Tensor = Drawn.apply(x.contiguous(), region, samples, seed, ids, first)
+    return points
+
+
+def uniform(like: Tensor, ids: Tensor, *, seed: int, index: int = 0) -> Tensor:
+    """Numbers uniform on (0,1), float32 shaped like [n,...], each example's by its id."""
+    out = torch.empty(len(like), 1, *like.shape[1:], device=like.device)
+    middle = torch.full_like(out[:, 0], 0.5)
+    ops.sample_hypercube_(out, middle, 0.5, seed=seed, example_ids=ids, first_sample=index)
+    return out[:, 0]
+
+
+def inside_ball(x: Tensor, delta: Tensor, radius: Tensor | float) -> Tensor:
+    """The projection of x + delta [n,...] on [0,1] and the L2 ball of radius [n] around x.
+
+    It is clip(x + s·delta) with the largest s up to 1 that stays in the ball: the scale is found by bisection, from
+    the inside.
+    """
+    low, high = x.new_zeros(len(x)), x.new_ones(len(x))
+    point = (x + delta).clamp(0, 1)
+    fits = (point - x).flatten(1).norm(dim=1) <= radius
+    for _ in range(BISECTIONS):
+        scale = (low + high) / 2
+        length = ((x + per_row(scale, x) * delta).clamp(0, 1) - x).flatten(1).norm(dim=1)
+        low, high = torch.where(length <= radius, scale, low), torch.where(length <= radius, high, scale)
+    return torch.where(per_row(fits, x), point, (x + per_row(low, x) * delta).clamp(0, 1))
+
+
+class Sampled:
+    """The attacked model during one attack: the vote, or a plain network, which is its own only point.
+
+    Rows [n] int64 say which example of the batch each row of an input belongs to.
+    """
+
+    def __init__(self, model: AttackedModel, x: Tensor, labels: Tensor, *, seed: int) -> None:
+        self.voter = model.model if isinstance(model.model, RegionClassifier) else None
+        network = model
+        if self.voter is not None:
+            network = copy.copy(model)
+            network.model = self.voter.model
+            self.region = _Cube(self.voter.r, self.voter.clip)  # type: ignore[arg-type]
+        self.network = channels_last(network, x)
+        self.dtype = x.dtype if self.voter is None else floating_dtype(network.model)
+        self.ids = example_ids(x, labels)
+        self.queries = model.queries
+        self.seed = seed
+        self.key = key(seed, "points")
+
+    @property
+    def votes(self) -> bool:
+        return self.voter is not None
+
+    def _groups(self, count: int, samples: int) -> Iterator[Tensor]:
+        """Rows that share a forward pass: as many as fit with all their points, in passes of even size."""
+        most = max(1, self.network.limit // samples)
+        pieces = -(-count // most)
+        yield from torch.arange(count).tensor_split(pieces) if count else ()
+
+    def _points(self, x: Tensor, rows: Tensor, first: int, samples: int) -> Tensor:
+        if self.voter is None:
+            return x[:, None]
+        x = x.to(torch.float32)
+        return draw(x, self.region, samples, seed=self.key, ids=self.ids[rows], first=first)
+
+    def gradients(
+        self, x: Tensor, rows: Tensor, loss: Loss, *, first: int, samples: int
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [n,k,L] of points ``first`` to ``first + k`` around x [n,...], and the loss's gradient in x.
+
+        k is ``samples``, 1 for a plain network.
+        """
+        samples = samples if self.votes else 1
+        all_logits, grads = [], []
+        for some in self._groups(len(x), samples):
+            some = some.to(x.device)
+            with torch.enable_grad():
+                leaf = x[some].detach().requires_grad_(True)
+                points = self._points(leaf, rows[some], first, samples)
+                asked = rows[some].repeat_interleave(samples)
+                logits = self.network.logits(points.flatten(0, 1).to(self.dtype), asked)
+                if not logits.requires_grad:
+                    raise TypeError("model must be differentiable: its logits carry no gradient in x")
+                logits = logits.unflatten(0, (len(some), samples))
+                (grad,) = torch.autograd.grad(loss(logits, some).sum(), leaf)
+            all_logits.append(logits.detach())
+            grads.append(grad)
+        return torch.cat(all_logits), torch.cat(grads)
+
+    def logits(self, x: Tensor, rows: Tensor, *, first: int, samples: int) -> Tensor:
+        """Logits [n,k,L] of points ``first`` to ``first + k`` around x [n,...], without gradient."""
+        samples = samples if self.votes else 1
+        found = []
+        for some in self._groups(len(x), samples):
+            some = some.to(x.device)
+            points = self._points(x[some], rows[some], first, samples).flatten(0, 1).to(self.dtype)
+            found.append(self.network.logits(points, rows[some].repeat_interleave(samples)))
+        return torch.cat(found).unflatten(0, (len(x), samples))
+
+    def vote(self, x: Tensor, rows: Tensor, *, purpose: str, m: int, stop: str | None = None) -> Votes:
+        """A vote on x [n,...] by the attacker's own points: other ones for each purpose."""
+        assert self.voter is not None
+        twin = another(self.voter, seed=key(self.seed, purpose), stop=stop)
+        votes = twin.vote(x.to(torch.float32), example_ids=self.ids[rows], m=m)
+        self.queries.index_add_(0, rows, votes.samples.to(rows.device))
+        return votes
+
+    def lead(self, votes: Votes, labels: Tensor, *, targeted: bool) -> Tensor:
+        """By how much of the votes [n] the attack is ahead: the target's share less the strongest other's."""
+        return margin(votes.counts / votes.samples[:, None], labels, targeted=targeted)
+
+
+def another(voter: RegionClassifier, **changes: Any) -> RegionClassifier:
+    """The same vote with some attributes changed, sharing what was found out about the network's speed."""
+    twin = copy.copy(voter)
+    twin._engine = voter._current_engine()
+    for name, value in changes.items():
+        setattr(twin, name, value)
+    return twin
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampledAttack(Attack):
+    """Base of the attacks that know the vote: called with a :class:`rcfast.RegionClassifier`, or a plain network.
+
+    ``seed`` is of the attack's own points; those of a vote with the same seed are others.
+    """
+
+    rolling: ClassVar[bool] = True
+
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_int("seed", self.seed, 0, 2**64 - 1)
+
+    @abstractmethod
+    def _search(self, vote: Sampled, x: Tensor, labels: Tensor) -> Tensor:
+        """Adversarial examples [n,...] for x [n,...], labels [n]."""
+
+    def _run(self, model: AttackedModel, x: Tensor, labels: Tensor) -> Tensor:
+        return self._search(Sampled(model, x, labels, seed=self.seed), x, labels)
