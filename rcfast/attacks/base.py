@@ -20,6 +20,8 @@ from rcfast.hardware import automatic_dtype
 __all__ = ["Attack", "AttackResult", "AttackedModel", "Model", "Noise", "margin", "per_row", "resolution"]
 
 Model = Callable[[Tensor], Tensor]
+Observer = Callable[[Tensor, Tensor, Tensor], None]  # inputs, logits and rows of the batch of a forward pass
+observers: list[Observer] = []  # told of every forward pass of an attacked model, for diagnosis
 TOLERANCE = 1e-6  # inputs may leave [0,1] by this much: image pipelines round
 
 
@@ -76,7 +78,10 @@ class AttackedModel:
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """Logits [n,L] of x [n,...]; keeps the graph if x requires a gradient and gradients are enabled."""
         self.queries.index_add_(0, rows, torch.ones_like(rows))
-        return self.model(x)
+        logits = self.model(x)
+        for observer in observers:
+            observer(x, logits, rows)
+        return logits
 
     @torch.no_grad()
     def predict(self, x: Tensor, rows: Tensor) -> Tensor:

@@ -1,0 +1,166 @@
+"""What an attack did on its way: recorded from outside, by listening to the attacked model.
+
+The attack runs as it always does; what it asks and what it is answered is copied, and looked at later.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rcfast.attacks import Attack, AttackResult
+from rcfast.attacks.base import Model, Observer, margin, observers
+from rcfast.attacks.result import Noise
+
+PORTION = 2048  # rows that are looked at together
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One attack on N examples: F rows passed forward, B backward, both in the order in which they were asked for.
+
+    row [F] int64: which example; margin, noise [F] float64: positive on success, in the attack's norm; success [F]
+    bool: the attack's own judgement, of points inside [0,1] and in full precision. back [B] int64: which example;
+    gradients [B] float64: L2 norm of the gradient in the input, NaN where not finite; needed [B] bool: it was taken
+    at a row that was no success. best, returned [N] float64: least noise of a success on the path (judged again
+    alone), and noise of what the attack handed out; inf where there is none.
+    """
+
+    row: np.ndarray
+    margin: np.ndarray
+    noise: np.ndarray
+    success: np.ndarray
+    back: np.ndarray
+    gradients: np.ndarray
+    needed: np.ndarray
+    best: np.ndarray
+    returned: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.returned)
+
+    @property
+    def passes(self) -> tuple[float, float]:
+        """Forward and backward passes of an example, in the mean."""
+        return len(self.row) / max(1, len(self)), len(self.back) / max(1, len(self))
+
+
+@contextmanager
+def observing(observer: Observer) -> Iterator[None]:
+    """Tell `observer` of every forward pass of an attacked model: its inputs, logits, and rows of the batch."""
+    observers.append(observer)
+    try:
+        yield
+    finally:
+        observers.remove(observer)
+
+
+class Passes:
+    """Counts the rows of all forward and backward passes that it observes."""
+
+    def __init__(self) -> None:
+        self.forward = self.backward = 0
+
+    def __call__(self, x: Tensor, logits: Tensor, rows: Tensor) -> None:
+        self.forward += len(x)
+        if x.requires_grad and logits.requires_grad:
+            x.register_hook(self._back)
+
+    def _back(self, gradient: Tensor) -> None:
+        self.backward += len(gradient)
+
+
+class _Recorder:
+    """Observes one attack on clean [N,...], labels [N]."""
+
+    def __init__(self, attack: Attack, clean: Tensor, labels: Tensor) -> None:
+        self.attack, self.clean, self.labels = attack, clean, labels
+        self.asked: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.seen: list[tuple[np.ndarray, ...]] = []
+        self.steps: list[tuple[int, np.ndarray]] = []  # first row, gradient norms
+        self.count = self.waiting = 0
+        self.best = torch.full((len(clean),), torch.inf, dtype=torch.float64, device=clean.device)
+        self.point = clean.clone()
+
+    def __call__(self, x: Tensor, logits: Tensor, rows: Tensor) -> None:
+        if x.requires_grad and logits.requires_grad:
+            x.register_hook(partial(self._step, self.count))
+        reduced = torch.is_autocast_enabled(x.device.type) or logits.dtype.itemsize < 4
+        full = torch.full_like(rows, not reduced, dtype=torch.bool)
+        self.asked.append((x.detach().clone(), logits.detach().clone(), rows.clone(), full))
+        self.count += len(x)
+        self.waiting += len(x)
+        if self.waiting >= PORTION:
+            self.look()
+
+    def _step(self, first: int, gradient: Tensor) -> None:
+        norms = torch.linalg.vector_norm(gradient.detach().flatten(1).double(), dim=1)
+        self.steps.append((first, norms.cpu().numpy()))
+
+    @torch.no_grad()
+    def look(self) -> None:
+        """Judge what waits and keep the least noisy success of each example."""
+        if not self.asked:
+            return
+        point, logits, rows, full = map(torch.cat, zip(*self.asked, strict=True))
+        self.asked, self.waiting = [], 0
+        noise = Noise.between(point, self.clean[rows]).of(self.attack.norm).double()
+        inside = ((point >= 0) & (point <= 1)).flatten(1).all(1)
+        success = self.attack._judges(logits, self.labels[rows]) & inside & full
+        lead = margin(logits, self.labels[rows], targeted=self.attack.targeted).double()
+        cost = noise.masked_fill(~success, torch.inf)
+        least = torch.full_like(self.best, torch.inf).scatter_reduce(0, rows, cost, "amin")
+        first = ((cost == least[rows]) & (cost < self.best[rows])).nonzero().flatten().flip(0)
+        self.point[rows[first]] = point[first]
+        self.best = torch.minimum(self.best, least)
+        self.seen.append(tuple(part.cpu().numpy() for part in (rows, lead, noise, success)))
+
+    @torch.no_grad()
+    def trace(self, model: Model, result: AttackResult) -> Trace:
+        """What was observed; call once, after the attack."""
+        self.look()
+        returned = result.noise.of(self.attack.norm).double().masked_fill(~result.success, torch.inf)
+        better = self.best < returned
+        for index in better.nonzero().flatten().tolist():  # some succeed in a larger batch only
+            one = slice(index, index + 1)
+            if not bool(self.attack._judges(model(self.point[one]), self.labels[one])[0]):
+                self.best[index] = torch.inf
+        empty: list[np.ndarray] = [np.zeros(0, np.int64), *[np.zeros(0)] * 2, np.zeros(0, bool)]
+        row, lead, noise, success = map(np.concatenate, zip(empty, *self.seen, strict=True))
+        places = [np.arange(first, first + len(norms)) for first, norms in self.steps]
+        place = np.concatenate([np.zeros(0, np.int64), *places])
+        norms = np.concatenate([np.zeros(0), *(norms for _, norms in self.steps)])
+        return Trace(
+            row=row,
+            margin=lead,
+            noise=noise,
+            success=success,
+            back=row[place],
+            gradients=np.where(np.isfinite(norms), norms, np.nan),
+            needed=~success[place],
+            best=torch.minimum(self.best, returned).cpu().numpy(),
+            returned=returned.cpu().numpy(),
+        )
+
+
+def trace(attack: Attack, model: Model, x: Tensor, labels: Tensor) -> Trace:
+    """Run an attack on x [N,...], labels [N], and return what happened; the results are the attack's own.
+
+    attack: one that runs by itself, no combination of others. Examples on which the model already says what the attack
+    wants are left out, for nothing happens to them. Raises what the attack raises.
+    """
+    with torch.no_grad():
+        wanted = ~attack._judges(model(x), labels)
+    x, labels = x[wanted], labels[wanted]
+    recorder = _Recorder(attack, x, labels)
+    if not len(x):
+        return recorder.trace(model, attack(model, x, labels))
+    with observing(recorder):
+        result = attack(model, x, labels, batch=len(x))  # in one batch, so that its rows are ours
+    return recorder.trace(model, result)
