@@ -9,12 +9,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from rcfast.attacks.base import AttackedModel, Model, margin, resolution
+from rcfast.attacks.base import AttackedModel, Model, margin, resolution, rivals
 from rcfast.hardware import has_bfloat16_units
 
 LARGE = 256  # coordinates of an image from which on bfloat16 was faster
 TRIED = 4  # rows on which bfloat16 is compared
-CLOSE = 0.05  # the largest error of a logit in bfloat16, as a share of the largest logit
+CLOSE = 0.05  # the largest error of a difference of logits in bfloat16, as a share of it
 
 
 def channels_last(model: AttackedModel, x: Tensor) -> AttackedModel:
@@ -55,9 +55,18 @@ def half(model: AttackedModel, x: Tensor) -> AttackedModel:
         exact, rough = inner(few), lower(few)
     except (RuntimeError, TypeError):  # not every module can be called under autocast
         return model
-    spread = (exact - exact.mean(1, keepdim=True)).abs().amax(1)
-    error = (rough - exact - (rough - exact).mean(1, keepdim=True)).abs().amax(1)
-    return _calling(model, lower) if bool((error <= CLOSE * spread).all()) else model
+    return _calling(model, lower) if _close(exact, rough) else model
+
+
+def _close(exact: Tensor, rough: Tensor) -> bool:
+    """Whether logits [n,L] in lower precision say by how much each class trails behind the first, up to CLOSE of it.
+
+    Or of what a quarter of the classes trail by at most: masked logits, far behind, have no part in it.
+    """
+    first = exact.argmax(1, keepdim=True)
+    behind, roughly = (z.gather(1, first) - z for z in (exact, rough))
+    near = behind.sort(dim=1).values[:, max(1, exact.shape[1] // 4), None]
+    return bool(((roughly - behind).abs() <= CLOSE * torch.maximum(behind, near)).all())
 
 
 Precision = Literal["auto", "float32", "bfloat16"]
@@ -75,11 +84,12 @@ class Searched:
     exact: AttackedModel
     rough: AttackedModel
 
-    def grain(self, logits: Tensor) -> Tensor:
-        """Differences of rough logits [n,L] up to this [n] may be rounding."""
+    def grain(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Differences between a target's of rough logits [n,L] and the others up to this [n] may be rounding."""
         if self.rough is self.exact:
-            return resolution(logits)
-        return torch.finfo(torch.bfloat16).eps / 2 * logits.abs().amax(1)
+            return resolution(logits, targets)
+        own, other = rivals(logits, targets)
+        return torch.finfo(torch.bfloat16).eps / 2 * torch.maximum(own.abs(), other.abs())
 
     def towards(self, x: Tensor, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rough logits [n,L] of x [n,...], the gradient [n,...] of the margin that the targets [n] lack, the grain [n].
@@ -87,7 +97,7 @@ class Searched:
         rows [n]: which examples of the batch these are.
         """
         logits, (gradient,) = self.rough.gradients(x, rows, lambda z: -margin(z, targets, targeted=True))
-        return logits, gradient, self.grain(logits)
+        return logits, gradient, self.grain(logits, targets)
 
 
 def searched(model: AttackedModel, x: Tensor, precision: Precision) -> Searched:

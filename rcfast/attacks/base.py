@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from rcfast.attacks.memory import rows_that_fit
+from rcfast.attacks.memory import HELD, rows_that_fit
 from rcfast.attacks.result import AttackResult, Noise
 from rcfast.classifier import RegionClassifier
 from rcfast.hardware import automatic_dtype
@@ -22,6 +23,7 @@ __all__ = ["Attack", "AttackResult", "AttackedModel", "Model", "Noise", "margin"
 Model = Callable[[Tensor], Tensor]
 Observer = Callable[[Tensor, Tensor, Tensor], None]  # inputs, logits and rows of the batch of a forward pass
 observers: list[Observer] = []  # told of every forward pass of an attacked model, for diagnosis
+INSIDE = 1e-3  # how far from 0 and 1 a slope is taken that is infinite there
 TOLERANCE = 1e-6  # inputs may leave [0,1] by this much: image pipelines round
 
 
@@ -44,21 +46,37 @@ def per_row(value: Tensor, like: Tensor) -> Tensor:
 def margin(logits: Tensor, labels: Tensor, *, targeted: bool) -> Tensor:
     """By how much [n] an attack has succeeded, positive on success: logits [n,L], labels [n] int64.
 
-    Targeted: Z_t - max_{i≠t} Z_i. Untargeted: max_{i≠y} Z_i - Z_y. Differentiable.
+    Targeted: Z_t - max_{i≠t} Z_i. Untargeted: max_{i≠y} Z_i - Z_y. Differentiable; float32 or better.
     """
-    own = logits.gather(1, labels[:, None])[:, 0]
-    other = logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+    own, other = rivals(logits, labels)
     return own - other if targeted else other - own
 
 
-def resolution(logits: Tensor) -> Tensor:
-    """Differences of logits [n,L] up to this [n] may be rounding.
+def rivals(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The logit of the label and the largest other one [n], of logits [n,L]; float32 or better."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    own = logits.gather(1, labels[:, None])[:, 0]
+    return own, logits.scatter(1, labels[:, None], -torch.inf).amax(1)
+
+
+def resolution(logits: Tensor, labels: Tensor) -> Tensor:
+    """Differences up to this [n] between the label's of logits [n,L] and the largest other may be rounding.
 
     An attack that stops at the first sign of success lands as close to the boundary as numbers go, where the
     same example judged in a batch of another size may fall on the other side. Searches ask for this much
-    more.
+    more. Logits that do not compete, such as masked ones, have no part in it.
     """
-    return 16 * torch.finfo(logits.dtype).eps * logits.detach().abs().amax(1)
+    own, other = rivals(logits.detach(), labels)
+    return rounding(logits.dtype) * torch.maximum(own.abs(), other.abs())
+
+
+def rounding(dtype: torch.dtype) -> float:
+    """The share of a logit that may be rounding: sums of float32 and float64 add up in an order that varies.
+
+    Logits of less precision were summed in float32, and rounded once at the end.
+    """
+    eps = torch.finfo(dtype).eps
+    return eps if eps > 1e-4 else 16 * eps
 
 
 class AttackedModel:
@@ -74,6 +92,8 @@ class AttackedModel:
     ):
         self.model, self.num_classes, self.limit, self.queries = model, num_classes, limit, queries
         self._bar, self._done = bar, 0.0
+        self._steep: bool | None = None  # whether gradients may be infinite
+        self._once = False  # whether a graph serves for one backward pass only
 
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """Logits [n,L] of x [n,...]; keeps the graph if x requires a gradient and gradients are enabled."""
@@ -96,8 +116,27 @@ class AttackedModel:
     ) -> tuple[Tensor, list[Tensor]]:
         """Logits [n,L] at x [n,...] and, for each loss (logits -> [n] or scalar), its gradient [n,...] in x.
 
-        One forward pass, one backward pass for each loss.
+        One forward pass, one backward pass for each loss. A slope that is infinite or NaN, as that of a root at 0,
+        is taken INSIDE the box instead; what still is not finite becomes 0, with a warning.
         """
+        logits, grads = self._differentiate(x, rows, losses)
+        if self._steep is None:  # found out once, for each look waits for a GPU's work
+            self._steep = not all(bool(g.isfinite().all()) for g in grads)
+        if self._steep:
+            _, inner = self._differentiate(x.clamp(INSIDE, 1 - INSIDE), rows, losses)
+            grads = [torch.where(g.isfinite(), g, other) for g, other in zip(grads, inner, strict=True)]
+            if not all(bool(g.isfinite().all()) for g in grads):
+                warnings.warn(
+                    "the gradient of the model is infinite or NaN in some coordinates, which are left out: "
+                    "the attack may be weaker than it looks",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
+        return logits, [g.nan_to_num_(0.0, 0.0, 0.0) for g in grads]
+
+    def _differentiate(
+        self, x: Tensor, rows: Tensor, losses: Sequence[Callable[[Tensor], Tensor]]
+    ) -> tuple[Tensor, list[Tensor]]:
         with torch.enable_grad():
             leaf = x.detach().requires_grad_(True)
             logits = self.logits(leaf, rows)
@@ -106,9 +145,19 @@ class AttackedModel:
                     "model must be differentiable: its logits carry no gradient in x (of a vote, attack the network, "
                     "or take an attack that knows votes, such as RegionCW)"
                 )
-            values = [loss(logits).sum() for loss in losses]
-            last = len(values) - 1
-            grads = [torch.autograd.grad(v, leaf, retain_graph=k < last)[0] for k, v in enumerate(values)]
+            grads: list[Tensor] = []
+            while len(grads) < len(losses):
+                more = len(grads) + 1 < len(losses) and not self._once
+                value = losses[len(grads)](logits).sum()
+                try:
+                    grads += torch.autograd.grad(value, leaf, retain_graph=more)
+                except RuntimeError as error:  # compiled models may give the buffers of their graph away
+                    if not more or "donated" not in str(error):
+                        raise
+                    self._once = True
+                    continue
+                if self._once and len(grads) < len(losses):
+                    logits = self.logits(leaf, rows)
         return logits.detach(), grads
 
     def progress(self, share: float) -> None:
@@ -194,10 +243,14 @@ class Attack(ABC):
         """Rows that one example fills in a forward pass; the batch becomes smaller by this factor."""
         return 1
 
+    def _held(self) -> int:
+        """Inputs' worth of memory that one row needs beside what the model itself does."""
+        return HELD
+
     def _accepts(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Which rows [n] of logits [n,L] are certain successes, for use inside a search."""
         lead = margin(logits, labels, targeted=self.targeted) - self._confidence()
-        return lead > resolution(logits)
+        return lead > resolution(logits, labels)
 
     def _judges(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Which rows [n] of logits [n,L] are successes: the argmax, and the confidence up to rounding."""
@@ -205,7 +258,7 @@ class Attack(ABC):
         right = (said == labels) if self.targeted else (said != labels)
         if self._confidence() > 0:
             lead = margin(logits, labels, targeted=self.targeted)
-            right &= lead > self._confidence() - resolution(logits)
+            right &= lead > self._confidence() - resolution(logits, labels)
         return right
 
     def _attack(
@@ -213,7 +266,7 @@ class Attack(ABC):
     ) -> AttackResult:
         if not len(x):
             return empty_result(x)
-        limit = batch or rows_that_fit(network_of(model), x)
+        limit = batch or rows_that_fit(network_of(model), x, self._held())
         logits = clean_logits(model, x, limit)
         check_label_range(labels, logits.shape[1])
         queries = _spent(model, logits)

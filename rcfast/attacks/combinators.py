@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import torch
 from torch import Tensor
@@ -13,12 +13,12 @@ from rcfast.attacks.base import (
     Attack,
     AttackedModel,
     Model,
+    check_counts,
     check_label_range,
     clean_logits,
     empty_result,
-    per_row,
 )
-from rcfast.attacks.memory import rows_that_fit
+from rcfast.attacks.memory import free_bytes, rows_that_fit
 from rcfast.attacks.result import AttackResult, Noise, check_norm, least_noise
 
 
@@ -43,54 +43,117 @@ class Untargeted(_Combined):
     towards t, failed where t is the true label. An example that is already misclassified succeeds with noise
     0.
 
-    Raises TypeError if the attack is not an Attack, ValueError if it is untargeted already.
+    targets: None for all of them, or k for the k classes with the highest logits at x beside the true one, as
+    for a thousand classes. The candidates are then named "logit 1" (the highest) to "logit k". All candidates
+    of all examples are held in memory, everything else in blocks of what is free.
+
+    Raises TypeError if the attack is not an Attack, ValueError if it is untargeted already, if targets is not a
+    positive integer or None, and, at the call, if the candidates take more than half of the free memory.
     """
 
     attack: Attack
+    targets: int | None = field(default=None, kw_only=True)
     targeted = False
 
     def __post_init__(self) -> None:
         _check_attack(self.attack)
         if not self.attack.targeted:
             raise ValueError(f"attack must be targeted, got {self.attack!r}")
+        if self.targets is not None:
+            check_counts(targets=self.targets)
 
     @property
     def norm(self) -> float:  # type: ignore[override]
         return self.attack.norm
 
     def __repr__(self) -> str:
-        return f"Untargeted({self.attack!r})"
+        return f"Untargeted({self.attack!r}{'' if self.targets is None else f', targets={self.targets}'})"
 
     def _attack(
         self, model: Model, x: Tensor, labels: Tensor, *, progress: bool | str, batch: int | None
     ) -> AttackResult:
         if not len(x):
             return empty_result(x)
-        num_classes = clean_logits(model, x[:1], 1).shape[1]
-        check_label_range(labels, num_classes)
-        classes = torch.arange(num_classes, device=x.device)
-        wanted = classes != labels[:, None]  # [N,L]
-        rows, targets = wanted.nonzero().T
-        flat = self.attack._attack(model, x[rows], targets, progress=progress, batch=batch)
-        slot = wanted.cumsum(1) - 1 + torch.arange(len(x), device=x.device)[:, None] * (num_classes - 1)
-        candidates = []
-        for t in range(num_classes):
-            part = flat.select(slot[:, t].clamp(min=0))  # where t is the true label: any row, replaced next
-            candidates.append(_failed_where(part, ~wanted[:, t], x))
-        return least_noise(candidates, norm=self.norm, names=[str(t) for t in range(num_classes)])
+        wanted, names = self._wanted(model, x, labels, batch)  # [T,N], -1 for none
+        free = free_bytes(x.device)
+        _check_room(wanted, x, free)
+        rows = (wanted.flatten() >= 0).nonzero().flatten()
+        block = max(1, free // (8 * IN_FLIGHT * x[0].numel() * x.element_size()))
+        whole: AttackResult | None = None
+        for part in rows.split(block):
+            targets = wanted.flatten()[part]
+            found = self.attack._attack(model, x[part % len(x)], targets, progress=progress, batch=batch)
+            if whole is None:
+                whole = _failures(found, x, len(wanted))
+            _put(whole, part, found)
+        assert whole is not None
+        candidates = [_slot(whole, t, x) for t in range(len(wanted))]
+        extra = torch.full_like(labels, int(self.targets is not None))  # the pass that ranks the classes
+        return least_noise(candidates, norm=self.norm, names=names, queries=extra)
+
+    def _wanted(self, model: Model, x: Tensor, labels: Tensor, batch: int | None) -> tuple[Tensor, list[str]]:
+        """Which class every example x [N,...] is attacked towards, one after the other [T,N], and their names."""
+        if self.targets is None:
+            num_classes = clean_logits(model, x[:1], 1).shape[1]
+            check_label_range(labels, num_classes)
+            classes = torch.arange(num_classes, device=x.device)[:, None].expand(-1, len(x))
+            return classes.masked_fill(classes == labels, -1), [str(t) for t in range(num_classes)]
+        logits = clean_logits(model, x, batch or rows_that_fit(model, x))
+        check_label_range(labels, logits.shape[1])
+        count = min(self.targets, logits.shape[1] - 1)
+        others = logits.scatter(1, labels[:, None], -torch.inf)
+        order = others.argsort(dim=1, descending=True, stable=True)[:, :count]
+        return order.T, [f"logit {k + 1}" for k in range(count)]
 
 
-def _failed_where(result: AttackResult, rows: Tensor, clean: Tensor) -> AttackResult:
-    """The result with `rows` [N] bool turned into failures that cost nothing."""
-    adversarial = torch.where(per_row(rows, clean), clean, result.adversarial)
+IN_FLIGHT = 12  # inputs' worth of memory that one row under attack takes wherever it stands
+
+
+def _check_room(wanted: Tensor, x: Tensor, free: int) -> None:
+    need = wanted.numel() * x[0].numel() * x.element_size()
+    if need > free // 2:
+        raise ValueError(
+            f"targets must be given for {wanted.shape[0]} classes and {len(x)} examples of shape "
+            f"{list(x.shape[1:])}: their candidates take {need / 2**30:.2g} of {free / 2**30:.2g} GiB free. "
+            "Untargeted(attack, targets=k) attacks the k highest other logits"
+        )
+
+
+def _failures(like: AttackResult, x: Tensor, count: int) -> AttackResult:
+    """Room for count·N rows of results of the same kind: for now failures, which are the clean input."""
+    rows = count * len(x)
     return AttackResult(
-        adversarial=adversarial,
-        success=result.success & ~rows,
-        noise=Noise.between(adversarial, clean),
-        queries=result.queries.masked_fill(rows, 0),
-        clean=clean,
-        candidates=tuple(_failed_where(c, rows, clean) for c in result.candidates),
-        names=result.names,
+        adversarial=x.repeat(count, *[1] * (x.dim() - 1)),
+        success=torch.zeros(rows, dtype=torch.bool, device=x.device),
+        noise=Noise(*(torch.zeros(rows, dtype=x.dtype, device=x.device) for _ in fields(Noise))),
+        queries=torch.zeros(rows, dtype=torch.int64, device=x.device),
+        clean=x,
+        candidates=tuple(_failures(part, x, count) for part in like.candidates),
+        names=like.names,
+    )
+
+
+def _put(whole: AttackResult, rows: Tensor, part: AttackResult) -> None:
+    """Replaces rows (int64 indices [r]) by the r rows of part, in place."""
+    for name in ("adversarial", "success", "queries"):
+        getattr(whole, name)[rows] = getattr(part, name)
+    for f in fields(Noise):
+        getattr(whole.noise, f.name)[rows] = getattr(part.noise, f.name)
+    for inner, values in zip(whole.candidates, part.candidates, strict=True):
+        _put(inner, rows, values)
+
+
+def _slot(whole: AttackResult, place: int, x: Tensor) -> AttackResult:
+    """Rows place·N … place·N + N - 1, without a copy, as results for x [N,...]."""
+    rows = slice(place * len(x), (place + 1) * len(x))
+    return AttackResult(
+        adversarial=whole.adversarial[rows],
+        success=whole.success[rows],
+        noise=Noise(*(getattr(whole.noise, f.name)[rows] for f in fields(Noise))),
+        queries=whole.queries[rows],
+        clean=x,
+        candidates=tuple(_slot(part, place, x) for part in whole.candidates),
+        names=whole.names,
     )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rcfast.attacks._passes import channels_last
-from rcfast.attacks.base import Attack, AttackedModel, check_counts, resolution
+from rcfast.attacks.base import Attack, AttackedModel, check_counts, rounding
 
 PUBLISHED_STEPS = 25  # 100 MNIST images needed 16 at most
 
@@ -45,6 +45,9 @@ class DeepFool(Attack):
             raise ValueError(f"candidates must be at least 2, got {self.candidates}")
         if not self.overshoot >= 0:
             raise ValueError(f"overshoot must be at least 0, got {self.overshoot!r}")
+
+    def _held(self) -> int:
+        return 8 + 3 * self.candidates  # the gradients, once more side by side, and what is made of them
 
     def _run(self, model: AttackedModel, x: Tensor, labels: Tensor) -> Tensor:
         model = channels_last(model, x)
@@ -81,7 +84,7 @@ class DeepFool(Attack):
             return lambda z: (z.gather(1, classes[:, k : k + 1]) - z.gather(1, classes[:, :1])).sum()
 
         logits, gradients = model.gradients(point, rows, *(lead(k) for k in range(1, classes.shape[1])))
-        values = logits.gather(1, classes)
+        values = logits.gather(1, classes).to(gradients[0].dtype)
         gap = (values[:, 1:] - values[:, :1]).abs()  # [a,K-1]
         w = torch.stack([g.flatten(1) for g in gradients], 1)  # [a,K-1,n]
         if inside:
@@ -94,5 +97,7 @@ class DeepFool(Attack):
         direction = w.gather(1, nearest[:, :, None].expand(-1, -1, w.shape[2]))[:, 0]
         movable = square[:, 0] > 0
         # Beyond the boundary by what rounding may hide, else a step could end on it and never leave.
-        scale = torch.where(movable[:, None], (gap + resolution(logits)[:, None]) / square, 0)
+        size = values.abs()
+        hidden = rounding(logits.dtype) * torch.maximum(size[:, :1], size[:, 1:].gather(1, nearest))
+        scale = torch.where(movable[:, None], (gap + hidden) / square, 0)
         return (scale * direction).reshape(point.shape), movable

@@ -48,6 +48,9 @@ class FGSM(Attack):
         """A smaller budget for a CPU: a first grid of 64 steps, the finer one in 1/1024."""
         return cls(**{"steps": 64, **changes})
 
+    def _held(self) -> int:
+        return 8 + 4 * STEPS_AT_ONCE
+
     def _run(self, model: AttackedModel, x: Tensor, labels: Tensor) -> Tensor:
         model = channels_last(model, x)
         rows = torch.arange(len(x), device=x.device)

@@ -52,12 +52,19 @@ ATTACKS: Mapping[str, Callable[[Make], Attack]] = MappingProxyType(
 )
 
 
+def _narrowed(attack: Attack, targets: int) -> Attack:
+    """The attack with every untargeted part on so many classes."""
+    if isinstance(attack, Smallest):
+        return Smallest([_narrowed(part, targets) for part in attack.attacks], norm=attack.norm)
+    return attack.replace(targets=targets) if isinstance(attack, Untargeted) else attack
+
+
 def get(name: str, *, budget: str = "paper", alpha: float | None = None, **overrides: Any) -> Attack:
     """The attack of a name of the paper.
 
     budget: "paper" takes the published hyperparameters, "fast" each attack's smaller budget for a CPU. overrides:
-    hyperparameters, given to every part that has them: `get("U-CW-L2", confidence=20.0)`. alpha: of the adapted
-    attacks ("…-A"), 1 unless given.
+    hyperparameters, given to every part that has them: `get("U-CW-L2", confidence=20.0, targets=5)`. alpha: of the
+    adapted attacks ("…-A"), 1 unless given.
 
     Raises ValueError for an unknown name or budget, or alpha with an attack that is not adapted, TypeError for a
     hyperparameter that no part has.
@@ -80,6 +87,8 @@ def get(name: str, *, budget: str = "paper", alpha: float | None = None, **overr
         return kind.fast(**own) if budget == "fast" else kind(**own)
 
     attack = ATTACKS[name](make)
+    if name.startswith("U-") and "targets" in overrides:
+        attack, used = _narrowed(attack, overrides["targets"]), {*used, "targets"}
     unknown = [key for key in overrides if key not in used]
     if unknown:
         raise TypeError(f"{name} has no hyperparameter {', '.join(map(repr, unknown))}")
