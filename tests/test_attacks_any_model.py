@@ -106,7 +106,7 @@ def test_slopes_that_are_nowhere_finite_are_said():
 @pytest.mark.parametrize("attack", [JSMA(), JSMA(prune=True), DeepFool()], ids=repr)
 def test_a_compiled_model_gives_its_buffers_away(attack):
     model = network(classes=5)
-    compiled = torch.compile(model, backend="aot_eager")
+    compiled = torch.compile(model, backend="aot_eager", dynamic=True)
     one, other = attack(model, X, wanted(attack)), attack(compiled, X, wanted(attack))
     assert torch.equal(one.success, other.success)
     torch.testing.assert_close(other.adversarial, one.adversarial)

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from rcfast.attacks.base import AttackedModel, Model, margin, resolution, rivals
+from rcfast.attacks.base import AttackedModel, Model, magnitude, margin, resolution
 from rcfast.hardware import has_bfloat16_units
 
 LARGE = 256  # coordinates of an image from which on bfloat16 was faster
@@ -88,8 +88,7 @@ class Searched:
         """Differences between a target's of rough logits [n,L] and the others up to this [n] may be rounding."""
         if self.rough is self.exact:
             return resolution(logits, targets)
-        own, other = rivals(logits, targets)
-        return torch.finfo(torch.bfloat16).eps / 2 * torch.maximum(own.abs(), other.abs())
+        return torch.finfo(torch.bfloat16).eps / 2 * magnitude(logits, targets)
 
     def towards(self, x: Tensor, rows: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Rough logits [n,L] of x [n,...], the gradient [n,...] of the margin that the targets [n] lack, the grain [n].

@@ -23,6 +23,7 @@ __all__ = ["Attack", "AttackResult", "AttackedModel", "Model", "Noise", "margin"
 Model = Callable[[Tensor], Tensor]
 Observer = Callable[[Tensor, Tensor, Tensor], None]  # inputs, logits and rows of the batch of a forward pass
 observers: list[Observer] = []  # told of every forward pass of an attacked model, for diagnosis
+FAR = 1e4  # of the two logits that compete; below, what others add to the allowance is 2% of these at most
 INSIDE = 1e-3  # how far from 0 and 1 a slope is taken that is infinite there
 TOLERANCE = 1e-6  # inputs may leave [0,1] by this much: image pipelines round
 
@@ -59,6 +60,14 @@ def rivals(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     return own, logits.scatter(1, labels[:, None], -torch.inf).amax(1)
 
 
+def magnitude(logits: Tensor, labels: Tensor) -> Tensor:
+    """The largest [n] among the logits [n,L] that compete: not FAR larger than the label's or the largest other."""
+    own, other = rivals(logits.detach(), labels)
+    size = logits.detach().abs().to(own.dtype)
+    competing = size <= FAR * torch.maximum(own.abs(), other.abs())[:, None]
+    return torch.where(competing, size, 0).amax(1)
+
+
 def resolution(logits: Tensor, labels: Tensor) -> Tensor:
     """Differences up to this [n] between the label's of logits [n,L] and the largest other may be rounding.
 
@@ -66,8 +75,7 @@ def resolution(logits: Tensor, labels: Tensor) -> Tensor:
     same example judged in a batch of another size may fall on the other side. Searches ask for this much
     more. Logits that do not compete, such as masked ones, have no part in it.
     """
-    own, other = rivals(logits.detach(), labels)
-    return rounding(logits.dtype) * torch.maximum(own.abs(), other.abs())
+    return rounding(logits.dtype) * magnitude(logits, labels)
 
 
 def rounding(dtype: torch.dtype) -> float:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rcfast.attacks._passes import channels_last
-from rcfast.attacks.base import Attack, AttackedModel, check_counts, rounding
+from rcfast.attacks.base import Attack, AttackedModel, check_counts, resolution
 
 PUBLISHED_STEPS = 25  # 100 MNIST images needed 16 at most
 
@@ -97,7 +97,6 @@ class DeepFool(Attack):
         direction = w.gather(1, nearest[:, :, None].expand(-1, -1, w.shape[2]))[:, 0]
         movable = square[:, 0] > 0
         # Beyond the boundary by what rounding may hide, else a step could end on it and never leave.
-        size = values.abs()
-        hidden = rounding(logits.dtype) * torch.maximum(size[:, :1], size[:, 1:].gather(1, nearest))
+        hidden = resolution(logits, classes[:, 0])[:, None]
         scale = torch.where(movable[:, None], (gap + hidden) / square, 0)
         return (scale * direction).reshape(point.shape), movable
