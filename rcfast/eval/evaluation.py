@@ -14,7 +14,7 @@ import torch
 from rcfast import data, info
 from rcfast.eval import outputs as known
 from rcfast.eval import report
-from rcfast.eval.outputs import drawing, export
+from rcfast.eval.outputs import drawing, export, outcomes
 from rcfast.eval.outputs.cautions import cautions
 from rcfast.eval.outputs.output import Output
 from rcfast.eval.results import Results
@@ -128,6 +128,7 @@ def tabulate(ctx: Context, chosen: Sequence[Output], units: Sequence[Unit]) -> R
     """Write results.json and the tables; return the results."""
     with ctx.progress.stage("tabulate", 2) as bar:
         results = collect(ctx, chosen, units)
+        outcomes.write(ctx, units)
         write_atomic(ctx.out / "results.json", json.dumps(results, indent=1, sort_keys=True) + "\n")
         bar.advance()
         export.write(results, ctx.out)

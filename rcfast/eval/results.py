@@ -15,7 +15,7 @@ OUTPUTS = (
 )
 
 Group = Literal["targeted", "untargeted", "combined", "confidence", "adapted"]
-Reading = Literal["defence", "model"]
+Reading = Literal["unseen", "defence", "model"]
 
 
 class Sizes(TypedDict):
@@ -54,10 +54,15 @@ class Length(TypedDict):
 class AttackRow(TypedDict):
     """One cell of Tables 4 to 6 or one point of Figures 6 to 8.
 
-    reading "defence": the candidate with the least noise among those that succeed against the defence;
-    "model": the candidate is chosen by the attacked network first and judged by the defence after.
-    `noise_mean` and `noise_se` are over the successful examples (None when there are none; the error also for
-    one) in `norm`. `parameter` is the confidence k or alpha. `per_seed`: success for each vote seed.
+    reading "unseen": the candidate with the least noise among those that succeed by the votes of the first seed, judged
+    by the votes of the others; "defence": chosen and judged by the votes of the first seed; "model": chosen by the
+    attacked network, judged by the first seed. Without random votes the first two are the same.
+
+    success: of n adversarial examples, made from `examples` images; a mean over the judging seeds. interval: 95%, of
+    success / n, resampling images; naive_interval: Wilson's, as if all n were independent. already: successes that need
+    no attack. noise_mean and noise_se (over images) are over noise_n successes of noise_examples images in `norm`, None
+    where there are too few; "unseen" leaves out the successes that need no attack. parameter: the confidence k or
+    alpha. per_seed: success for each vote seed that judges, empty where nothing is random.
     """
 
     group: Group
@@ -66,10 +71,16 @@ class AttackRow(TypedDict):
     defence: str
     reading: Reading
     parameter: float | None
-    success: int
+    success: float
     n: int
+    examples: int
+    interval: list[float]
+    naive_interval: list[float]
+    already: float
     noise_mean: float | None
     noise_se: float | None
+    noise_n: float
+    noise_examples: int
     per_seed: list[int]
 
 

@@ -15,9 +15,11 @@ from rcfast.eval.run.config import TARGETED, TRAINED
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Measured
 from rcfast.eval.run.examples import examples
-from rcfast.eval.run.labels import AdversarialLabels
+from rcfast.eval.run.judges import judges
+from rcfast.eval.run.labels import AdversarialLabels, CleanLabels, Labels
 from rcfast.eval.run.protocol import (
     COMBINED,
+    NORMS,
     READINGS,
     Candidates,
     summarise,
@@ -53,10 +55,14 @@ def confident(ctx: Context, network: str) -> list[Case]:
     return [Case(network, "T-CW-L2", k) for k in sorted(set(own.confidences))]
 
 
-def labelled(
-    ctx: Context, cases: Sequence[Case], alphas: Sequence[float] = (0.0,)
-) -> Iterator[AdversarialLabels]:
-    """Yield the labels of all drawn examples, attacked in some ways, by the defences that they are meant for."""
+def labelled(ctx: Context, cases: Sequence[Case], alphas: Sequence[float] = (0.0,)) -> Iterator[Labels]:
+    """Yield the labels of all drawn examples, attacked in some ways, by the defences that they are meant for.
+
+    And those of the clean examples by the same defences.
+    """
+    for own in judges(ctx):
+        if any(case.network == own.attacked for case in cases):
+            yield from (CleanLabels(own.name, seed) for seed in own.seeds)
     for case in cases:
         yield from labels.adversarial(ctx, attack.parts(ctx, case, "drawn"), alphas=alphas)
 
@@ -70,30 +76,41 @@ def candidates(ctx: Context, own: Measured, case: Case, alpha: float = 0.0) -> C
 
 
 def _candidates(ctx: Context, own: Measured, case: Case, alpha: float) -> Candidates:
-    success, noise, targets, said = [], [], [], []
-    for part in attack.parts(ctx, case, "drawn"):
-        arrays = ctx.arrays(part)
-        success.append(arrays["success"])
-        noise.append(noise_of(ctx, part, arrays["adversarial"], alpha))
-        wanted = examples(ctx).targets[part.rows] if case.targeted else examples(ctx).y[part.rows][:, None]
-        targets.append(wanted)
-        by_seed = [ctx.arrays(AdversarialLabels(own.name, seed, part, alpha))["said"] for seed in own.seeds]
-        said.append(np.stack([labels.reshape(arrays["success"].shape) for labels in by_seed]))
+    parts = list(attack.parts(ctx, case, "drawn"))
+    success = [ctx.arrays(part)["success"] for part in parts]
+    targets = [
+        examples(ctx).targets[part.rows] if case.targeted else examples(ctx).y[part.rows][:, None]
+        for part in parts
+    ]
+    said = [
+        np.stack([ctx.arrays(AdversarialLabels(own.name, seed, part, alpha))["said"] for seed in own.seeds])
+        for part in parts
+    ]
+    shaped = [one.reshape(-1, *other.shape) for one, other in zip(said, success, strict=True)]
     return Candidates(
         success=np.concatenate(success),
-        noise=np.concatenate(noise),
+        noise=sizes(ctx, case, alpha)[NORMS[norm_of(case.attack)]],
         targets=np.concatenate(targets),
-        said=np.concatenate(said, axis=1),
+        said=np.concatenate(shaped, axis=1),
+        clean=np.stack([ctx.arrays(CleanLabels(own.name, seed))["said"] for seed in own.seeds]),
     )
 
 
-def noise_of(ctx: Context, part: attack.NetworkAttack, adversarial: np.ndarray, alpha: float) -> np.ndarray:
-    """Return the noise [n,T] of adversarial examples [n,T,...] moved on by alpha, in the attack's norm."""
-    clean = examples(ctx).x[part.rows].cpu()[:, None]
-    delta = (attack.adapted(clean, torch.from_numpy(adversarial), alpha) - clean).flatten(2).double()
-    norm = norm_of(part.case.attack)
-    size = (delta != 0).sum(2).double() if norm == 0 else torch.linalg.vector_norm(delta, ord=norm, dim=2)
-    return size.numpy()
+def sizes(ctx: Context, case: Case, alpha: float = 0.0) -> dict[str, np.ndarray]:
+    """Return the noise [N,T] of all drawn examples, attacked in one way and moved on by alpha, in each norm."""
+    return ctx.once(("sizes", case, alpha), lambda: _sizes(ctx, case, alpha))
+
+
+def _sizes(ctx: Context, case: Case, alpha: float) -> dict[str, np.ndarray]:
+    found: dict[str, list[np.ndarray]] = {name: [] for name in NORMS.values()}
+    for part in attack.parts(ctx, case, "drawn"):
+        clean = examples(ctx).x[part.rows].cpu()[:, None]
+        made = torch.from_numpy(ctx.arrays(part)["adversarial"])
+        delta = (attack.adapted(clean, made, alpha) - clean).flatten(2).double()
+        found["L0"].append((delta != 0).sum(2).double().numpy())
+        found["L2"].append(torch.linalg.vector_norm(delta, dim=2).numpy())
+        found["Linf"].append(torch.linalg.vector_norm(delta, ord=math.inf, dim=2).numpy())
+    return {name: np.concatenate(parts) for name, parts in found.items()}
 
 
 def rows(

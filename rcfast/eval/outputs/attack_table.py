@@ -87,13 +87,13 @@ class AttackTable(Output):
         if not records:
             return None
         dataset = results["dataset"]["name"]
-        published, seeds = paper.publishes(dataset), any(r["seeds"] > 1 for r in records)
+        published, seeds = paper.publishes(dataset), any(r["seeds"] for r in records)
         header: tuple[str, ...] = ("Attack", "Defence", "Success", "95% interval", "n", "Noise ± SE")
-        header += ("Vote seeds",) if seeds else ()
+        header += ("Wrong already",) if any(r["already"] for r in records) else ()
+        header += ("Vote seeds", "Same votes") if seeds else ()
         header += ("Paper", "Difference", "In interval") if published else ()
         header += ("Paper noise", "Difference", "In interval") if published else ()
-        shown = [r for r in records if r["reading"] == "defence"]
-        rows = [_texts(r, seeds=seeds, published=published) for r in shown]
+        rows = [_texts(readings, header) for readings in _by_cell(records)]
         note = f"{NOTE} {published_note(dataset)}"
         matrix = _matrix(results, records)
         return Table(self.name, self.title, note, records, header, rows, named=2, matrix=matrix)
@@ -129,7 +129,7 @@ class AttackTable(Output):
         return cells_legend(results["dataset"]["name"], LEGEND)
 
     def summary(self, results: Results) -> list[str]:
-        records = [r for r in self.records(results) if r["reading"] == "defence"]
+        records = [r for r in self.records(results) if r["reading"] == "unseen"]
         shown = [d for d in defences(results) if any(r["defence"] == d for r in records)]
         found = {(r["attack"], r["defence"]): r for r in records}
         rows = [["", *map(label, shown)]]
@@ -146,42 +146,58 @@ def _short(record: Record | None) -> str:
     return f"{percent(record['rate'])} ({percent_range(record['rate_low'], record['rate_high'])})"
 
 
-def _texts(r: Record, *, seeds: bool, published: bool) -> tuple[str, ...]:
-    """A row of the Markdown and LaTeX table."""
+def _by_cell(records: list[Record]) -> list[dict[str, Record]]:
+    """The records of each cell by reading, cells in their order."""
+    found: dict[tuple[str, str], dict[str, Record]] = {}
+    for r in records:
+        found.setdefault((r["attack"], r["defence"]), {})[r["reading"]] = r
+    return list(found.values())
+
+
+def _texts(readings: dict[str, Record], header: tuple[str, ...]) -> tuple[str, ...]:
+    """A row of the Markdown and LaTeX table: our numbers by unseen votes, the paper's beside its own reading."""
+    r, same = readings["unseen"], readings["defence"]
     row: tuple[str, ...] = (f"{attack_label(r['attack'])} ({NORMS[r['norm']]})", label(r["defence"]))
     row += (percent(r["rate"], r["n"]), percent_range(r["rate_low"], r["rate_high"], r["n"]))
     row += (f"{r['n']:,}", noise_text(r))
-    row += (seeds_text(r),) if seeds else ()
-    if published:
-        row += (percent(r["paper_rate"]), points(r["rate_difference"], r["n"]))
-        row += (yes_text(r["paper_rate_in_interval"]),)
-        row += (MISSING if r["paper_noise"] is None else f"{r['paper_noise']:g}", noise_difference_text(r))
-        row += (yes_text(r["paper_noise_in_interval"]),)
+    row += (f"{r['already']:g}",) if "Wrong already" in header else ()
+    if "Vote seeds" in header:
+        row += (seeds_text(r), percent(same["rate"], same["n"]) if r["seeds"] else MISSING)
+    if "Paper" in header:
+        row += (percent(same["paper_rate"]), points(same["rate_difference"], same["n"]))
+        row += (yes_text(same["paper_rate_in_interval"]),)
+        row += (MISSING if same["paper_noise"] is None else f"{same['paper_noise']:g}",)
+        row += (noise_difference_text(same), yes_text(same["paper_noise_in_interval"]))
     return row
 
 
 def _matrix(results: Results, records: list[Record]) -> Matrix:
     dataset = results["dataset"]["name"]
-    found = {(r["attack"], r["defence"], r["reading"]): r for r in records}
+    cells = {(r["unseen"]["attack"], r["unseen"]["defence"]): r for r in _by_cell(records)}
     shown = [d for d in defences(results) if any(r["defence"] == d for r in records)]
     rows: list[tuple[tuple[str, str], list[Cell | None]]] = []
     for attack in dict.fromkeys(r["attack"] for r in records):
         own = [r for r in records if r["attack"] == attack]
         same = len({r["n"] for r in own}) == 1
         of = f"{NORMS[own[0]['norm']]}" + (f" · n = {own[0]['n']:,}" if same else "")
-        pairs = [[found.get((attack, d, reading)) for reading in ("defence", "model")] for d in shown]
-        row = [_cell(first, second, not same, dataset) for first, second in pairs]
+        row = [_cell(cells.get((attack, d)), not same, dataset) for d in shown]
         rows.append(((attack_label(attack), of), row))
     return Matrix([("Attack", ""), *((label(d), "") for d in shown)], rows)
 
 
-def _cell(record: Record | None, other: Record | None, n_shown: bool, dataset: str) -> Cell | None:
-    if record is None or not record["n"]:
+def _cell(readings: dict[str, Record] | None, n_shown: bool, dataset: str) -> Cell | None:
+    if readings is None or not readings["unseen"]["n"]:
         return None
+    record, same, model = (readings[reading] for reading in ("unseen", "defence", "model"))
     lines = noise_line(record)
-    if other is not None and other["success"] != record["success"]:
-        lines.append(Line("second", "chosen by the network", percent(other["rate"], other["n"])))
-    printed = paper.cell(dataset, record["attack"], record["defence"])
+    if record["already"]:
+        text = f"{record['already']:g} of {record['n']:,}"
+        lines.append(Line("second", "wrong already", text))
     lines += seeds_line(record)
-    lines += paper_lines(record, printed.success, printed.noise) if printed else []
-    return rate_cell(record, n_shown=n_shown, lines=lines)
+    if record["seeds"] and same["success"] != record["success"]:
+        lines.append(Line("second", "chosen and judged by the same votes", percent(same["rate"], same["n"])))
+    if model["success"] != same["success"]:
+        lines.append(Line("second", "chosen by the network", percent(model["rate"], model["n"])))
+    printed = paper.cell(dataset, record["attack"], record["defence"])
+    lines += paper_lines(same, printed.success, printed.noise) if printed else []
+    return rate_cell({**record, "paper_rate": same["paper_rate"]}, n_shown=n_shown, lines=lines)

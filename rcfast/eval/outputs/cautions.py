@@ -17,10 +17,13 @@ def cautions(results: Results, *, drawn: int, networks: Collection[str]) -> Iter
     yield from _attacks(results)
     yield from _length(results)
     if results["attacks"] and drawn < FEW:
-        yield (
-            f"only {drawn} examples are attacked: the intervals are wide, and they take "
-            "the targets of one example as independent"
-        )
+        yield f"only {drawn} examples are attacked: the intervals are wide"
+    if (
+        "region" in results.get("defences", ())
+        and results["attacks"]
+        and len(results["config"]["vote"]["seeds"]) < 2
+    ):
+        yield "one vote seed alone: candidates are chosen by the votes that judge them, see vote.seeds"
     attacks = results["config"]["attacks"]
     limited = [n for n in networks if (n if n in TRAINED else "user") not in attacks["confidence_models"]]
     if limited and attacks["confidences"] and any(row["attack"] == "T-CA-L2" for row in results["attacks"]):

@@ -66,7 +66,7 @@ def noise_line(record: Record) -> list[Line]:
     if record["noise_mean"] is None:
         return []
     mean = mean_text(record["noise_mean"], record["noise_se"])
-    return [Line("noise", "noise", mean, of=f"({record['noise_n']:,})")]
+    return [Line("noise", "noise", mean, of=f"({record['noise_n']:g})")]
 
 
 def seeds_line(record: Record) -> list[Line]:
@@ -109,7 +109,7 @@ def noise_text(record: Record) -> str:
     """Mean noise ± standard error and the number of successful examples behind it."""
     if record["noise_mean"] is None:
         return MISSING
-    return f"{mean_text(record['noise_mean'], record['noise_se'])} (n = {record['noise_n']:,})"
+    return f"{mean_text(record['noise_mean'], record['noise_se'])} (n = {record['noise_n']:g})"
 
 
 def noise_difference_text(record: Record) -> str:

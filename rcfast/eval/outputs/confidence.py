@@ -49,7 +49,7 @@ class ConfidenceCurves(Output):
             key=lambda r: (r["attack"], r["defence"], r["reading"], r["parameter"]),
         )
         curves = {
-            defence: [r for r in records if r["defence"] == defence and r["reading"] == "defence" and r["n"]]
+            defence: [r for r in records if r["defence"] == defence and r["reading"] == "unseen" and r["n"]]
             for defence in defences(results)
         }
         curves = {defence: found for defence, found in curves.items() if found}

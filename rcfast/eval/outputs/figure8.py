@@ -48,7 +48,7 @@ class Figure8(Output):
         )
         panels = []
         for defence in defences(results):
-            rows = [r for r in records if r["defence"] == defence and r["reading"] == "defence" and r["n"]]
+            rows = [r for r in records if r["defence"] == defence and r["reading"] == "unseen" and r["n"]]
             attacks = list(dict.fromkeys(r["attack"] for r in rows))
             curves = {attack: [r for r in rows if r["attack"] == attack] for attack in attacks}
             if curves:

@@ -10,7 +10,7 @@ from math import floor, log10
 from rcfast.eval import paper
 from rcfast.eval.outputs.table import Record
 from rcfast.eval.results import DEFENCES, Accuracy, AttackRow, Reading, Results
-from rcfast.eval.statistics import Mean, share, wilson
+from rcfast.eval.statistics import Interval, Mean, share, wilson
 
 LABELS = {
     "point": "Point-based",
@@ -46,7 +46,7 @@ def select(
     *,
     attack: str | None = None,
     defence: str | None = None,
-    reading: Reading | None = "defence",
+    reading: Reading | None = "unseen",
 ) -> list[AttackRow]:
     """The attack rows that match everything given, in their order."""
     groups = {group} if isinstance(group, str) else set(group) if group is not None else None
@@ -83,17 +83,17 @@ def _seeds(per_seed: list[int], n: int) -> Record:
     }
 
 
-def _against_rate(printed: paper.Printed | None, success: int, n: int) -> Record:
+def _against_rate(printed: paper.Printed | None, success: float, n: int, interval: Interval) -> Record:
     measured = printed is not None and n > 0
     return {
         "paper_rate": printed.value if printed else None,
         "rate_difference": rounded(success / n - printed.value) if printed and n else None,
-        "paper_rate_in_interval": printed.meets(wilson(success, n)) if printed and measured else None,
+        "paper_rate_in_interval": printed.meets(interval) if printed and measured else None,
     }
 
 
 def _against_noise(printed: paper.Printed | None, mean: Mean) -> Record:
-    interval = mean.interval()
+    interval = mean.t_interval()
     return {
         "paper_noise": printed.value if printed else None,
         "noise_difference": rounded(mean.mean - printed.value) if printed and mean.mean is not None else None,
@@ -104,12 +104,12 @@ def _against_noise(printed: paper.Printed | None, mean: Mean) -> Record:
 def attack_record(row: AttackRow, dataset: str) -> Record:
     """One cell of Tables 4 to 6 or one point of Figures 6 to 8, with the paper's cell beside it.
 
-    `rate`, `rate_low`, `rate_high`: success rate and its Wilson 95% interval. `noise_n`: the successful
-    examples, over which `noise_mean` and its standard error are taken. `paper_*` are None where the paper
-    prints nothing; a printed value lies in an interval when a value that rounds to it does.
+    `rate`, `rate_low`, `rate_high`: success rate and its 95% interval, which resamples images; `wilson_*`: the naive
+    interval. `noise_n`: the successful examples, over which `noise_mean` and its standard error are taken. `paper_*`
+    are None where the paper prints nothing; a printed value lies in an interval when a value that rounds to it does.
     """
     success, n = row["success"], row["n"]
-    mean = Mean(row["noise_mean"], row["noise_se"], success)
+    interval, mean = Interval(*row["interval"]), mean_of(row)
     plain = row["parameter"] is None
     published = paper.cell(dataset, row["attack"], row["defence"]) if plain else None
     return {
@@ -121,14 +121,25 @@ def attack_record(row: AttackRow, dataset: str) -> Record:
         "parameter": row["parameter"],
         "success": success,
         "n": n,
-        **_rate(success, n),
+        "examples": row["examples"],
+        "rate": rounded(success / n if n else None),
+        "rate_low": rounded(interval.low),
+        "rate_high": rounded(interval.high),
+        "wilson_low": rounded(row["naive_interval"][0]),
+        "wilson_high": rounded(row["naive_interval"][1]),
+        "already": row["already"],
         "noise_mean": rounded(mean.mean),
         "noise_se": rounded(mean.se),
-        "noise_n": success,
+        "noise_n": row["noise_n"],
         **_seeds(row["per_seed"], n),
-        **_against_rate(published.success if published else None, success, n),
+        **_against_rate(published.success if published else None, success, n, interval),
         **_against_noise(published.noise if published else None, mean),
     }
+
+
+def mean_of(row: AttackRow) -> Mean:
+    """The mean noise of a row, with the number of images that it comes from."""
+    return Mean(row["noise_mean"], row["noise_se"], round(row["noise_n"]), row["noise_examples"])
 
 
 def accuracy_record(row: Accuracy, dataset: str) -> Record:
@@ -140,7 +151,7 @@ def accuracy_record(row: Accuracy, dataset: str) -> Record:
         "n": n,
         **_rate(correct, n),
         **_seeds(row["per_seed"], n),
-        **_against_rate(paper.accuracy(dataset, row["defence"]), correct, n),
+        **_against_rate(paper.accuracy(dataset, row["defence"]), correct, n, wilson(correct, n)),
     }
 
 

@@ -21,7 +21,7 @@ TABLES = ("targeted", "untargeted", "combined")  # the groups of Tables 4 to 6
 
 
 def cells(results: Results, group: str | tuple[str, ...], defence: str) -> dict[str, Record]:
-    """Records of the attacks of a group against a defence, first reading, by attack."""
+    """Records of the attacks of a group against a defence, judged by unseen votes, by attack."""
     name = results["dataset"]["name"]
     rows = select(results, group, defence=defence)
     return {row["attack"]: attack_record(row, name) for row in rows if row["n"]}
@@ -76,7 +76,7 @@ def seeds(results: Results) -> Iterator[Finding]:
 def agreement(results: Results) -> Iterator[Finding]:
     """How often the paper's rates lie in our intervals."""
     name = results["dataset"]["name"]
-    records = [attack_record(row, name) for row in select(results, TABLES)]
+    records = [attack_record(row, name) for row in select(results, TABLES, reading="defence")]
     compared = [r for r in records if r["paper_rate_in_interval"] is not None]
     if compared:
         inside = sum(r["paper_rate_in_interval"] for r in compared)

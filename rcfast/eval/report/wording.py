@@ -9,12 +9,16 @@ METHOD = (
     "answers anything but the true label. Trained defences are attacked on their own network; the "
     "region-based classifier receives what was made on the network that it votes with.",
     "An untargeted or combined attack hands in the least noisy of its candidates that succeed against the "
-    "defence. Where it matters, cells also say how often the candidate succeeds that the attacked network "
-    "would have chosen; the data files hold both.",
-    "Rates carry Wilson's 95% interval, means their standard error. Noise is the mean over successful "
-    "examples in the attack's norm, for inputs in [0, 1]; L0 counts changed coordinates. Adversarial "
-    "examples made from one image resemble each other, so the intervals are, if anything, too narrow.",
-    "The vote is repeated with other seeds; the tables show the first and how far apart all of them are.",
+    "defence. Where votes are random, the candidate is chosen by the votes of the first seed and judged by those of "
+    "the others, which the attacker has not seen; rates are means over the seeds that judge. The paper chooses and "
+    "judges by the same votes: that reading, which its printed values are compared with, stands below where it "
+    "differs. The data files also hold a third, in which the attacked network chooses.",
+    "Intervals of rates are at the 95% level and resample images, with all targets of an image: adversarial examples "
+    "made from one image resemble each other. Wilson's interval, which takes them as independent, is in the data.",
+    "Noise is the mean over successful examples in the attack's norm, for inputs in [0, 1], with its standard error "
+    "over images; L0 counts changed coordinates. Examples that a defence gets wrong without any attack count as successes, "
+    "are shown apart, and are left out of the mean noise.",
+    "outcomes.csv holds every adversarial example with its noise and all labels, for other statistics.",
 )
 
 

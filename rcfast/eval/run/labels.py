@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rcfast.eval.run.attack import Adversarial, adapted
+from rcfast.eval.run.attack import Adversarial, adapted, digest_examples
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Measured
-from rcfast.eval.run.examples import examples
+from rcfast.eval.run.examples import DrawnExamples, examples
 from rcfast.eval.run.judges import judge, judges, needed_by
 from rcfast.eval.run.unit import Made, Unit, explained
 from rcfast.eval.run.versions import LABELS
@@ -98,6 +98,33 @@ class AdversarialLabels(Labels):
 
     def seconds(self, ctx: Context, pace: Pace) -> float:
         return self.size(ctx) * pace.label(ctx, votes=self.seed is not None, adversarial=True)
+
+
+@dataclass(frozen=True)
+class CleanLabels(Labels):
+    """Of the examples that are to be attacked, as they are: what a defence gets wrong without an attack."""
+
+    judge: str
+    seed: int | None
+
+    def __str__(self) -> str:
+        return f"{self.judge}: clean examples"
+
+    def needs(self, ctx: Context) -> Iterable[Unit]:
+        yield from needed_by(ctx, self.judge)
+        yield DrawnExamples()
+
+    def inputs(self, ctx: Context) -> dict[str, Any]:
+        return self._inputs(ctx, {"clean": digest_examples(examples(ctx), slice(examples(ctx).drawn))})
+
+    def compute(self, ctx: Context) -> Made:
+        return self._made(ctx, examples(ctx).x[: examples(ctx).drawn])
+
+    def size(self, ctx: Context) -> int:
+        return examples(ctx).drawn
+
+    def seconds(self, ctx: Context, pace: Pace) -> float:
+        return self.size(ctx) * pace.label(ctx, votes=self.seed is not None, adversarial=False)
 
 
 def benign(ctx: Context, own: Measured) -> Iterator[BenignLabels]:

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rcfast.eval.results import AttackRow, Group, Reading
-from rcfast.eval.statistics import mean_and_error
+from rcfast.eval.statistics import clustered_mean, clustered_rate, wilson
 
-READINGS: tuple[Reading, ...] = ("defence", "model")
+READINGS: tuple[Reading, ...] = ("unseen", "defence", "model")
 NORMS = {0: "L0", 2: "L2", float("inf"): "Linf"}
 
 COMBINED = {"CA-L0": ("JSMA", "CW-L0"), "CA-Linf": ("FGSM", "IGSM", "CW-Linf"), "CA-L2": ("CW-L2",)}
@@ -63,46 +63,66 @@ class Candidates:
 
     success [N,T] by the attacked network; noise [N,T] in the attack's norm; targets [N,T]
     (untargeted attacks: T = 1 and targets = true labels); said [S,N,T] labels by the defence for each
-    vote seed.
+    vote seed; clean [S,N] those of the clean examples.
     """
 
     success: np.ndarray
     noise: np.ndarray
     targets: np.ndarray
     said: np.ndarray
+    clean: np.ndarray
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """success [S,M] and noise [S,M] of M items; noise is 0 where there was no success."""
+    """What an attack achieves on N examples with T items each, judged by S vote seeds; all [S,N,T].
+
+    success; noise: 0 where there was no success; already: the clean example is a success, no attack is needed.
+    """
 
     success: np.ndarray
     noise: np.ndarray
+    already: np.ndarray
 
 
-def choose(noise: np.ndarray, available: np.ndarray, wins: np.ndarray, reading: Reading) -> Outcome:
-    """Choose the least noisy of the K candidates of every item.
+def choose(noise: np.ndarray, available: np.ndarray, wins: np.ndarray, reading: Reading) -> np.ndarray:
+    """Choose the least noisy of the K candidates of every item: index [S,M], for each vote seed.
 
     noise, available [M,K]; wins [S,M,K]: the defence under measurement is fooled by the candidate.
-    reading "defence": among the available ones that win; "model": among the available ones, then it
-    wins or not. The first of equals is taken.
+    reading "defence": among the available ones that win; "model": among the available ones; "unseen": as "defence" by
+    the votes of the first seed, whichever seed judges, and as "model" where none wins. The first of equals is taken.
     """
-    offered = available & wins if reading == "defence" else np.broadcast_to(available, wins.shape)
-    cost = np.where(offered, noise, np.inf)
-    pick = cost.argmin(axis=2)[..., None]
-    success = np.take_along_axis(offered & wins, pick, axis=2)[..., 0]
+    by_model = np.where(available, noise, np.inf).argmin(axis=1)
+    if reading == "model":
+        return np.broadcast_to(by_model, wins.shape[:2])
+    offered = available & wins
+    by_votes = np.where(offered, noise, np.inf).argmin(axis=2)
+    if reading == "defence":
+        return by_votes
+    return np.broadcast_to(np.where(offered[0].any(1), by_votes[0], by_model), wins.shape[:2])
+
+
+def _outcome(
+    noise: np.ndarray, available: np.ndarray, wins: np.ndarray, already: np.ndarray, reading: Reading
+) -> Outcome:
+    """Judge the chosen candidates; already [S,N,T]. Of reading "unseen" the seed that chose judges only if alone."""
+    pick = choose(noise, available, wins, reading)[..., None]
+    success = np.take_along_axis(available & wins, pick, axis=2)[..., 0]
     chosen = np.take_along_axis(np.broadcast_to(noise, wins.shape), pick, axis=2)[..., 0]
-    return Outcome(success, np.where(success, chosen, 0.0))
+    judging = slice(1, None) if reading == "unseen" and len(wins) > 1 else slice(None)
+    shape = already.shape
+    noises = np.where(success, chosen, 0.0).reshape(shape)
+    return Outcome(success.reshape(shape)[judging], noises[judging], already[judging])
 
 
 def targeted(candidates: Sequence[Candidates], reading: Reading) -> Outcome:
-    """Return the outcome of N*T items (example, target); several attacks combine into T-CA."""
+    """Return the outcome of N examples with T targets each; several attacks combine into T-CA."""
     first = candidates[0]
     seeds, items = first.said.shape[0], first.success.size
     noise = np.stack([c.noise.reshape(items) for c in candidates], axis=1)
     available = np.stack([c.success.reshape(items) for c in candidates], axis=1)
     wins = np.stack([(c.said == c.targets).reshape(seeds, items) for c in candidates], axis=2)
-    return choose(noise, available, wins, reading)
+    return _outcome(noise, available, wins, first.clean[..., None] == first.targets, reading)
 
 
 def untargeted(candidates: Sequence[Candidates], true_labels: np.ndarray, reading: Reading) -> Outcome:
@@ -110,7 +130,8 @@ def untargeted(candidates: Sequence[Candidates], true_labels: np.ndarray, readin
     noise = np.concatenate([c.noise for c in candidates], axis=1)
     available = np.concatenate([c.success for c in candidates], axis=1)
     wins = np.concatenate([c.said != true_labels[None, :, None] for c in candidates], axis=2)
-    return choose(noise, available, wins, reading)
+    already = (candidates[0].clean != true_labels)[..., None]
+    return _outcome(noise, available, wins, already, reading)
 
 
 def summarise(
@@ -124,9 +145,21 @@ def summarise(
     parameter: float | None = None,
     random: bool = False,
 ) -> AttackRow:
-    """Return one row of the results; the first vote seed makes the numbers, `random` adds every seed's."""
-    success, noise = outcome.success[0], outcome.noise[0]
-    mean = mean_and_error(noise[success].tolist())
+    """Return one row of the results; `random` adds every vote seed's count.
+
+    Reading "unseen" is the mean over the seeds that judge, and its noise leaves out what succeeds without an attack;
+    the others are by the first seed alone, as the paper counts.
+    """
+    unseen = reading == "unseen"
+    judging = slice(None) if unseen else slice(1)
+    success, noise, already = (
+        np.moveaxis(part[judging], 0, -1) for part in (outcome.success, outcome.noise, outcome.already)
+    )
+    n, judged = int(success[..., 0].size), success.shape[-1]
+    count = success.sum() / judged
+    counted = success & ~already if unseen else success
+    mean = clustered_mean(noise, counted)
+    interval, naive = clustered_rate(success), wilson(count, n)
     return {
         "group": group,
         "attack": attack,
@@ -134,9 +167,20 @@ def summarise(
         "defence": defence,
         "reading": reading,
         "parameter": parameter,
-        "success": int(success.sum()),
-        "n": int(success.size),
+        "success": _whole(count),
+        "n": n,
+        "examples": len(success),
+        "interval": [interval.low, interval.high],
+        "naive_interval": [naive.low, naive.high],
+        "already": _whole((success & already).sum() / judged),
         "noise_mean": mean.mean,
         "noise_se": mean.se,
+        "noise_n": _whole(counted.sum() / judged),
+        "noise_examples": int(counted.any(axis=(1, 2)).sum()),
         "per_seed": [int(s.sum()) for s in outcome.success] if random else [],
     }
+
+
+def _whole(value: float) -> float:
+    """A count as an integer where it is one: a mean over seeds need not be."""
+    return int(value) if float(value).is_integer() else float(value)
