@@ -9,6 +9,7 @@ import numpy as np
 from rcfast.eval import paper
 from rcfast.eval.outputs import NAMES
 from rcfast.eval.results import DEFENCES, Results
+from rcfast.eval.statistics import wilson
 
 NASTY = r"<b>x</b> & $a_1$ | `v2` \ ~^{50%} #[y](z) *q*"  # a user's defence may be called this
 TARGETED = {
@@ -44,15 +45,22 @@ def make(
         n = examples if attack.startswith(("U-", "Deep")) else n_targeted
         success = round(min(max(rate, 0.0), 1.0) * n)
         vote = defence == "region"
+        naive = wilson(success, n)
         return {
             "group": group,
             "attack": attack,
             "norm": norm,
             "defence": defence,
-            "reading": "defence",
+            "reading": "unseen",
             "parameter": None,
             "success": success,
             "n": n,
+            "examples": examples,
+            "interval": [naive.low, naive.high],
+            "naive_interval": [naive.low, naive.high],
+            "already": 0,
+            "noise_n": success,
+            "noise_examples": min(success, examples),
             "noise_mean": noise if success else None,
             "noise_se": 0.3 * noise / math.sqrt(success) if success > 1 else None,
             "per_seed": [min(n, max(0, success + int(d))) for d in rng.integers(-1, 2, seeds)]
@@ -70,6 +78,7 @@ def make(
                 rate = cell.success.value + float(rng.normal(0, 0.01))
                 noise = cell.noise.value * float(rng.uniform(0.9, 1.1))
                 attacks.append(row(group, attack, norm, defence, rate, noise))
+                attacks.append({**attacks[-1], "reading": "defence"})
                 second = rate if defence != "region" or group == "targeted" else 0.4 * rate
                 attacks.append(row(group, attack, norm, defence, second, noise, reading="model"))
     for attack, middle in (("T-CW-L2", 10.0), ("U-CW-L2", 6.0)):

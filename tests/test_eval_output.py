@@ -165,13 +165,15 @@ def test_record_compares_with_the_paper(results: Results) -> None:
         "noise_mean": 12.9,
         "noise_se": 0.6,
         "per_seed": [180, 171, 189],
+        "interval": [0.175, 0.228],
+        "noise_examples": 100,
     }
     record = attack_record(row, "mnist")
     assert record["rate"] == 0.2
     assert record["rate_difference"] == pytest.approx(0.009)
     assert record["paper_rate_in_interval"] is True
     assert record["noise_difference"] == pytest.approx(1.0)
-    assert record["paper_noise_in_interval"] is True  # 11.9 + 0.05 >= 12.9 - 1.96 * 0.6
+    assert record["paper_noise_in_interval"] is True  # 11.9 + 0.05 >= 12.9 - 1.98 * 0.6
     assert (record["seeds"], record["seeds_low"], record["seeds_high"]) == (3, 0.19, 0.21)
     assert attack_record({**row, "noise_se": 0.3}, "mnist")["paper_noise_in_interval"] is False
     assert attack_record({**row, "parameter": 20.0}, "mnist")["paper_rate"] is None

@@ -16,8 +16,8 @@ METHOD = (
     "Intervals of rates are at the 95% level and resample images, with all targets of an image: adversarial examples "
     "made from one image resemble each other. Wilson's interval, which takes them as independent, is in the data.",
     "Noise is the mean over successful examples in the attack's norm, for inputs in [0, 1], with its standard error "
-    "over images; L0 counts changed coordinates. Examples that a defence gets wrong without any attack count as successes, "
-    "are shown apart, and are left out of the mean noise.",
+    "over images; L0 counts changed coordinates. Examples that a defence gets wrong without any attack count as "
+    "successes, are shown apart, and are left out of the mean noise.",
     "outcomes.csv holds every adversarial example with its noise and all labels, for other statistics.",
 )
 
