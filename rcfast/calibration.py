@@ -11,9 +11,9 @@ from tqdm import tqdm
 
 from . import regions
 from .classifier import RegionClassifier
-from .engine import Model, tensors
 from .hardware import DtypeChoice
 from .regions import check_number
+from .running import Model, tensors
 
 BLOCK = (
     1024  # pairs of example and length voted on in one call: enough to fill the hardware, and the bar moves

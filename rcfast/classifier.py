@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from . import ops, regions
-from .engine import Engine, Model, Runner, evaluating, tensors
+from .engine import Engine, Runner
 from .hardware import DtypeChoice
 from .regions import check_int, check_number
+from .running import Model, evaluating, tensors
 from .stopping import STAKES, StoppingRule, check_stop
 
 MAX_SAMPLES = 2**31 - 1
@@ -38,8 +39,8 @@ class Votes:
 class RegionClassifier(nn.Module):
     """Classifies by the most frequent label among random points of the region around an input.
 
-    ``model``: a module or callable that maps points [N, ...] in [0,1] to logits [N, L]. It is run in eval and
-    inference mode, left in the mode it was found in, and never changed. Its device is the classifier's.
+    ``model``: a module or callable that maps points [N, ...] in [0,1] to logits [N, L]. It is run in evaluation
+    mode without gradients, left in the mode it was found in, and never changed. Its device is the classifier's.
 
     ``r``: length (half-width) of the hypercube, a number, or a tensor [B] with one per example of every
     batch.
@@ -131,7 +132,7 @@ class RegionClassifier(nn.Module):
                 outcome = self._count(runner, _Examples(x, r, ids), m)
             finally:
                 runner.release()
-        return Votes(*(t.clone() for t in outcome))  # outside inference mode: ordinary tensors
+        return Votes(*outcome)
 
     def predict(self, x: Tensor) -> Tensor:
         """Labels [B] int64 of examples ``x`` [B, ...] float32 in [0,1]. Raises like :meth:`vote`."""

@@ -30,12 +30,18 @@ PUBLISHED: dict[str, Sizes] = {  # a file of another size is not the set of this
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Examples `x` [N,C,H,W] float32 in [0,1] and their labels `y` [N] int64."""
+    """Examples `x` [N,C,H,W] float32 in [0,1] and their labels `y` [N] int64; arrays become tensors."""
 
     x: Tensor
     y: Tensor
 
     def __post_init__(self) -> None:
+        for name in ("x", "y"):
+            value = getattr(self, name)
+            if isinstance(value, np.ndarray):
+                object.__setattr__(self, name, torch.from_numpy(np.ascontiguousarray(_native(value))))
+            elif not isinstance(value, Tensor):
+                raise TypeError(f"{name} must be a tensor or an array, got {type(value).__name__}")
         if len(self.x) != len(self.y):
             raise ValueError(f"x and y must have the same length, got {len(self.x)} and {len(self.y)}")
 
@@ -174,14 +180,30 @@ def _read_npz(path: Path) -> dict[str, np.ndarray]:
     return arrays
 
 
+def _channels_first(shape: tuple[int, ...]) -> bool:
+    """Whether a shape is plainly (C,H,W): few channels and a last side of more than 4, or a square of other sides."""
+    first, second, third = shape
+    return first <= 4 and (third > 4 or (second == third != first and first in (1, 3)))
+
+
+def _native(values: np.ndarray) -> np.ndarray:
+    """An array in this machine's byte order, long doubles as doubles: what torch can take."""
+    if values.dtype.kind == "f" and values.dtype.itemsize > 8:
+        return values.astype(np.float64)
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
+
+
 def _images(values: np.ndarray, what: str) -> Tensor:
     """Images [N,H,W] or [N,H,W,C] as [N,C,H,W] float32 in [0,1]."""
     if values.ndim not in (3, 4) or 0 in values.shape:
         raise ValueError(f"{what} must be [N,H,W] or [N,H,W,C] and not empty, got shape {list(values.shape)}")
     if values.ndim == 3:
         values = values[..., None]
-    if values.shape[3] > 4 >= values.shape[1]:
-        raise ValueError(f"{what} must have its channels last, got shape {list(values.shape)}")
+    if _channels_first(values.shape[1:]):
+        raise ValueError(
+            f"{what} must have its channels last, got shape {list(values.shape)}: use array.transpose(0, 2, 3, 1)"
+        )
+    values = _native(values)
     if values.dtype == np.uint8:
         if values.max() <= 1:
             raise ValueError(

@@ -2,9 +2,9 @@
 
 import copy
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import partial
 from threading import RLock
 from typing import Any
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from .hardware import DtypeChoice, resolve_dtype
+from .running import TRIED, Model, Needs, Plain, alike, eager, logits_of, noise, tensors
 
-Model = Callable[[Tensor], Tensor]
 FIRST_ROWS = 32  # the smallest chunk tried
 MAX_ROWS = 1 << 16
 POINT_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}  # the most that one chunk of points may take
@@ -26,35 +26,6 @@ SLOW_SECONDS = 0.1  # a pass of this length is timed once
 # Ways of running differ in the last bits of the logits, so that votes near a boundary could differ with them.
 # The preferred way therefore stands unless another is far faster: noise on a busy machine must not decide.
 PREFERENCE = 1.5
-
-
-@contextmanager
-def evaluating(model: Model) -> Iterator[None]:
-    """Eval and inference mode inside; afterwards every submodule is in the mode in which it was."""
-    training = [m for m in model.modules() if m.training] if isinstance(model, nn.Module) else []
-    if training:
-        model.eval()  # type: ignore[attr-defined]
-    try:
-        with torch.inference_mode():
-            yield
-    finally:
-        for module in training:
-            module.training = True
-
-
-def tensors(model: Model) -> list[Tensor]:
-    """Parameters and buffers of a model; nothing for a plain callable."""
-    return [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
-
-
-def floating_dtype(model: Model) -> torch.dtype:
-    """The dtype of the model's first floating parameter or buffer; float32 where it has none."""
-    return next((t.dtype for t in tensors(model) if t.is_floating_point()), torch.float32)
-
-
-def _eager(model: Model) -> Model:
-    """What torch.compile was given, or the model itself."""
-    return getattr(model, "_orig_mod", None) or getattr(model, "_torchdynamo_orig_callable", None) or model
 
 
 def timed(call: Model, points: Tensor) -> tuple[float, Tensor]:
@@ -151,7 +122,7 @@ class Runner:
 
     def logits(self, points: Tensor, used: int) -> Tensor:
         """Logits [used, L] of the first ``used`` rows, checked. Raises TypeError or ValueError."""
-        out = check_logits(self.chunk.run(self.call, points), len(points))
+        out = logits_of(self.chunk.run(self.call, points), len(points))
         if out.shape[1] != self.num_classes:
             raise ValueError(
                 f"model must return {self.num_classes} logits per point, got shape {tuple(out.shape)}"
@@ -167,25 +138,13 @@ class Runner:
         self._buffer = None
 
 
-def check_logits(out: Any, rows: int) -> Tensor:
-    """What a model returned for ``rows`` points: logits [rows, L >= 2]. Raises TypeError or ValueError."""
-    if not isinstance(out, Tensor):
-        raise TypeError(f"model must return a tensor of logits [N, L], got {type(out).__name__}")
-    if not out.is_floating_point():
-        raise TypeError(f"model must return floating logits, got {out.dtype}")
-    if out.ndim != 2 or len(out) != rows or out.shape[1] < 2:
-        raise ValueError(
-            f"model must return logits [N, L], L >= 2, got shape {tuple(out.shape)} for {rows} points"
-        )
-    return out
-
-
 @dataclass(frozen=True)
 class _Way:
     """A candidate: what is called, eagerly, and what it gets."""
 
     module: Model
     dtype: torch.dtype  # of the points
+    takes: torch.dtype  # of the inputs of the module
     channels_last: bool
     copied: bool = False
     autocast: bool = False
@@ -199,13 +158,12 @@ class _Way:
                     return function(points)
 
             return call
-        own = floating_dtype(self.module)
-        return function if own == self.dtype else lambda points: function(points.to(own))
+        return function if self.takes == self.dtype else lambda points: function(points.to(self.takes))
 
     def arrange(self, points: Tensor) -> Tensor:
-        """``points`` [rows, ...] in the precision and memory format of this way."""
+        """A copy of ``points`` [rows, ...] in the precision and memory format of this way."""
         form = torch.channels_last if self.channels_last else torch.contiguous_format
-        return points.to(self.dtype, memory_format=form)
+        return points.to(self.dtype).clone(memory_format=form)
 
 
 class Engine:
@@ -223,7 +181,7 @@ class Engine:
         self.lock = RLock()  # the buffer of points is one
 
     def runner(self, shape: torch.Size, device: torch.device) -> Runner:
-        """How to run the model on points of this shape, inside :func:`evaluating`; timed the first time."""
+        """How to run the model on points of this shape, inside :func:`running.evaluating`; timed the first time."""
         self._refresh()
         key = (shape, device)
         if key not in self._runners:
@@ -241,72 +199,83 @@ class Engine:
             self._runners.clear()
         # At every vote: version counters miss writes through .data, and the weights are small beside the
         # dozens of forward passes that follow.
-        with torch.inference_mode(False), torch.no_grad():
-            for twin in self._copies.values():
-                torch._foreach_copy_(tensors(twin), now)
+        for twin in self._copies.values():
+            torch._foreach_copy_(tensors(twin), now)
 
     def _convert(self, dtype: torch.dtype, channels_last: bool) -> nn.Module:
         if (dtype, channels_last) not in self._copies:
-            with torch.inference_mode(False), torch.no_grad():
-                twin = copy.deepcopy(_eager(self.model))
-                assert isinstance(twin, nn.Module)
-                twin.eval().requires_grad_(False).to(dtype=dtype)
-                if channels_last:
-                    twin.to(memory_format=torch.channels_last)
-                self._copies[dtype, channels_last] = twin
+            twin = copy.deepcopy(eager(self.model))
+            assert isinstance(twin, nn.Module)
+            twin.eval().requires_grad_(False).to(dtype=dtype)
+            if channels_last:
+                twin.to(memory_format=torch.channels_last)
+            self._copies[dtype, channels_last] = twin
         return self._copies[dtype, channels_last]
 
-    def _ways(self, image: bool, device: torch.device) -> list[Callable[[], _Way]]:
+    def _ways(self, needs: Needs, image: bool, device: torch.device) -> list[Callable[[], _Way]]:
         """Makers of the candidates, the preferred ones first."""
-        own, eager = floating_dtype(self.model), _eager(self.model)
+        own, module = needs.dtype, eager(self.model)
         wanted = resolve_dtype(self.dtype, device)
         dtype = wanted or (torch.float32 if own == torch.float64 else own)
         ways: list[Callable[[], _Way]] = []
         for last in (True, False) if image else (False,):
             if wanted in (None, own) or not (tensors(self.model) or dtype != torch.float32):
-                ways.append(partial(_Way, eager, dtype, last))
+                ways.append(partial(_Way, module, dtype, own, last))
                 continue
             if tensors(self.model):
                 ways.append(partial(self._converted, dtype, last))
             if dtype != torch.float32:
-                ways.append(partial(_Way, eager, dtype, last, autocast=True))
+                ways.append(partial(_Way, module, dtype, dtype, last, autocast=True))
         return ways
 
     def _converted(self, dtype: torch.dtype, channels_last: bool) -> _Way:
-        return _Way(self._convert(dtype, channels_last), dtype, channels_last, copied=True)
+        return _Way(self._convert(dtype, channels_last), dtype, dtype, channels_last, copied=True)
 
     def _choose(self, shape: torch.Size, device: torch.device) -> Runner:
-        makers = self._ways(len(shape) == 3, device)
-        rows = min(FIRST_ROWS, self.chunk or FIRST_ROWS) if len(makers) > 1 else 1
+        rows = min(FIRST_ROWS, self.chunk or FIRST_ROWS)
+        points = noise(torch.empty(0, *shape, device=device), rows)
+        needs = Plain(self.model, tried=min(TRIED, rows)).needs(points)
+        if not needs.repeats:
+            warnings.warn(
+                "model answers differently each time it is given the same input: a vote on it cannot be repeated",
+                RuntimeWarning,
+                stacklevel=4,
+            )
+        best = self._fastest(self._ways(needs, len(shape) == 3, device), points)
+        self._copies = {k: v for k, v in self._copies.items() if v is best.module or self._in_use(v)}
+        return self._finish(best, needs.labels, shape, device)
+
+    def _fastest(self, makers: list[Callable[[], _Way]], points: Tensor) -> _Way:
+        """The first of the candidates that can be run, unless another is far faster."""
+        if len(makers) == 1:
+            return makers[0]()
         trials: list[_Trial] = []
         error: Exception | None = None
         for make in makers:
             try:
-                trials.append(_Trial(make(), _zeros(rows, shape, device)))
+                trials.append(_Trial(make(), points))
             except Exception as failure:  # such as .view on channels_last, or a module that cannot be copied
                 error = failure
+        trials = [trial for trial in trials if trial.agrees(trials)]
         if not trials:
             assert error is not None
             raise error
-        if len(trials) > 1:
-            for _ in range(TIMINGS):  # in turns, so that a busy moment hits all of them
-                for trial in trials:
-                    trial.repeat()
+        for _ in range(TIMINGS):  # in turns, so that a busy moment hits all of them
+            for trial in trials if len(trials) > 1 else ():
+                trial.repeat()
         fastest = min(trial.seconds for trial in trials)
-        best = next(trial for trial in trials if trial.seconds <= PREFERENCE * fastest)
-        self._copies = {k: v for k, v in self._copies.items() if v is best.way.module or self._in_use(v)}
-        return self._finish(best.way, best.labels, shape, device)
+        return next(trial for trial in trials if trial.seconds <= PREFERENCE * fastest).way
 
     def _in_use(self, twin: nn.Module) -> bool:
         return any(runner.module is twin for runner in self._runners.values())
 
     def _finish(self, way: _Way, labels: int, shape: torch.Size, device: torch.device) -> Runner:
         chunk = Chunk(self.chunk, shape.numel() * way.dtype.itemsize, device)
-        eager = way.bind(way.module)
-        compiled = _eager(self.model) is not self.model
+        plainly = way.bind(way.module)
+        compiled = eager(self.model) is not self.model
         if compiled:
             while not chunk.settled:  # on the eager twin: every size would be another compilation
-                chunk.run(eager, way.arrange(_zeros(chunk.rows, shape, device)))
+                chunk.run(plainly, way.arrange(_zeros(chunk.rows, shape, device)))
         function = way.module if way.copied else self.model
         if way.copied and hasattr(self.model, "dynamo_ctx"):
             # A compiled module holds the options that the user chose: the copy is compiled with them. Its class is
@@ -317,19 +286,26 @@ class Engine:
 
 
 class _Trial:
-    """A candidate's first pass, which may fail, its number of labels, and its least time."""
+    """A candidate's first pass, which may fail, what it gave, and its least time."""
 
     def __init__(self, way: _Way, points: Tensor) -> None:
         self.way = way
-        self._call, self._points = way.bind(way.module), way.arrange(points)
+        self._call, self._source = way.bind(way.module), points
+        self._points = way.arrange(points)
         self.seconds, out = timed(self._call, self._points)
-        self.labels = check_logits(out, len(points)).shape[1]
+        self._logits = logits_of(out, len(points))
         self._first = True
+
+    def agrees(self, trials: "list[_Trial]") -> bool:
+        """Whether another memory format has not changed what the model says."""
+        same = (t for t in trials if t.way == replace(self.way, module=t.way.module, channels_last=False))
+        return all(alike(t._logits, self._logits) for t in same)
 
     def repeat(self) -> None:
         """Time it again, unless it is so slow that its first pass tells enough."""
         if self.seconds > SLOW_SECONDS:
             return
+        self._points.copy_(self._source)  # some models change what they are given
         seconds = timed(self._call, self._points)[0]
         self.seconds = seconds if self._first else min(seconds, self.seconds)
         self._first = False

@@ -26,7 +26,7 @@ class Watched(nn.Module):
         self.seen: list[tuple[torch.dtype, bool, bool]] = []
 
     def forward(self, x: Tensor) -> Tensor:
-        self.seen.append((x.dtype, self.training, torch.is_inference_mode_enabled()))
+        self.seen.append((x.dtype, self.training, x.is_inference() or torch.is_grad_enabled()))
         return self.head(self.body(x).flatten(1))
 
 
@@ -41,7 +41,7 @@ def counts(model: Any, **options: Any) -> Tensor:
 # --- the model is left as it was found ------------------------------------------------------------------------------
 
 
-def test_eval_and_inference_mode_inside_and_the_old_modes_after() -> None:
+def test_evaluation_mode_on_ordinary_tensors_inside_and_the_old_modes_after() -> None:
     model = Watched()
     model.train()
     model.body[1].eval()  # a mixture, as with a frozen batch norm
@@ -50,7 +50,7 @@ def test_eval_and_inference_mode_inside_and_the_old_modes_after() -> None:
     first, second = counts(model), counts(model)
     assert torch.equal(first, second)  # dropout is off
     assert [part.training for part in model.modules()] == before
-    assert all(not training and inference for _, training, inference in model.seen)
+    assert not any(training or inference_or_grad for _, training, inference_or_grad in model.seen)
     assert all(torch.equal(tensor, state[name]) for name, tensor in model.state_dict().items())
     assert torch.equal(first, counts(copy.deepcopy(model).eval()))
 

@@ -152,7 +152,7 @@ def test_evaluate_refuses():
     split = Split(torch.rand(4, 3), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
         training.evaluate(nn.Identity(), split, 0)
-    with pytest.raises(ValueError, match=r"model must return \[4, L\], got \[4\]"):
+    with pytest.raises(ValueError, match=r"model must return logits \[N, L\], L >= 2, got shape \(4,\)"):
         training.evaluate(lambda x: x.sum(1), split)
 
 
@@ -207,7 +207,7 @@ BAD = {
     "no logits": (
         {"model": nn.Conv2d(3, 4, 8)},
         ValueError,
-        r"model must return logits \[2, L\], got \[2, 4, 1, 1\]",
+        r"model must return logits \[N, L\], L >= 2, got shape \(4, 4, 1, 1\)",
     ),
     "NaN logits": ({"model": Nan(192, 4)}, ValueError, "model must return finite"),
     "not a split": ({"train": (1, 2)}, TypeError, "train must be an rcfast.data.Split, got tuple"),

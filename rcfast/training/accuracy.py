@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..data import Split
+from ..running import device_of, evaluating, plain
+from .checks import check_labels, check_split
 
 
 @dataclass(frozen=True)
@@ -27,42 +27,29 @@ class Accuracy:
         return f"{float(self):.2%} ({self.correct} of {self.n})"
 
 
-@contextmanager
-def mode(model: Callable[[Tensor], Tensor], training: bool) -> Iterator[None]:
-    """Training or evaluation mode; afterwards every submodule has the mode it had."""
-    before = {m: m.training for m in model.modules()} if isinstance(model, nn.Module) else {}
-    if isinstance(model, nn.Module):
-        model.train(training)
-    try:
-        yield
-    finally:
-        for module, was in before.items():
-            module.training = was
-
-
-def device_of(model: Callable[[Tensor], Tensor]) -> torch.device | None:
-    """Where a module's parameters (else buffers) are; None for a callable or a module without any."""
-    if not isinstance(model, nn.Module):
-        return None
-    tensors = itertools.chain(model.parameters(), model.buffers())
-    return next((tensor.device for tensor in tensors), None)
-
-
-def evaluate(model: Callable[[Tensor], Tensor], split: Split, batch_size: int = 500) -> Accuracy:
+def evaluate(model: Callable[[Tensor], Any], split: Split, batch_size: int = 500) -> Accuracy:
     """Count the examples of `split` whose largest score, `model(x).argmax(1)`, is at their label.
 
-    model: module or callable from [B,…] to [B,L]; runs in evaluation and inference mode, in its own
-        precision, and its mode is left as found. Batches are moved to its device.
+    model: module or callable from [B,…] to [B,L]; runs in evaluation mode without gradients, in its own
+        precision, on copies of the examples, and its mode is left as found. Batches are moved to its device.
 
-    Raises ValueError for batch_size < 1 or an output that is not [B,L].
+    Raises TypeError or ValueError for what is no model, a split whose examples are not float32 in [0,1] with
+    labels int64 [N] from 0 to L−1, batch_size < 1, or an output that is not [B,L].
     """
+    if not callable(model):
+        raise TypeError(f"model must be a module or a callable, got {type(model).__name__}")
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int):
+        raise TypeError(f"batch_size must be an integer, got {batch_size!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-    device, correct = device_of(model), 0
-    with mode(model, training=False), torch.inference_mode():
+    check_split(split, "split", may_be_empty=True)
+    run, correct = plain(model), 0
+    if not len(split):
+        return Accuracy(0, 0)
+    device = device_of(model) or split.x.device
+    check_labels(split.y, "split", run.needs(split.x[:1].to(device)).labels)
+    with evaluating(model):
         for x, y in zip(split.x.split(batch_size), split.y.split(batch_size), strict=True):
-            scores = model(x if device is None else x.to(device))
-            if scores.ndim != 2 or len(scores) != len(x):
-                raise ValueError(f"model must return [{len(x)}, L], got {list(scores.shape)}")
+            scores = run(x.to(device, copy=True))
             correct += int((scores.argmax(1) == y.to(scores.device)).sum())
     return Accuracy(correct, len(split))

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Split
-from .accuracy import mode
+from ..running import Plain, mode
 from .engine import Run, TrainingResult, optimise
 from .recipe import recipe_for
 
@@ -49,7 +49,7 @@ def fit_adversarial(
     if getattr(attack, "targeted", False):
         raise ValueError(f"attack must be untargeted, got {attack!r}")
 
-    def objective(model: nn.Module, x: Tensor, targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def objective(model: Plain, x: Tensor, targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         low = recipe.dtype(x.device) == torch.bfloat16
         # No cache: an attack also runs without gradients, and its casts of the weights would end ours.
         with (

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import TOLERANCE, Split
-from .accuracy import device_of, mode
+from ..running import device_of, evaluating, plain
 
 
 def check_run(seed: object, checkpoint: str | os.PathLike[str] | None) -> None:
@@ -20,12 +20,17 @@ def check_run(seed: object, checkpoint: str | os.PathLike[str] | None) -> None:
 
 
 def check_split(
-    split: object, what: str, num_classes: int | None = None, shape: torch.Size | None = None
+    split: object,
+    what: str,
+    num_classes: int | None = None,
+    shape: torch.Size | None = None,
+    *,
+    may_be_empty: bool = False,
 ) -> None:
     """Types, shapes and ranges of a Split; `num_classes` bounds its labels, `shape` is that of an example."""
     if not isinstance(split, Split):
         raise TypeError(f"{what} must be an rcfast.data.Split, got {type(split).__name__}")
-    if len(split) == 0:
+    if len(split) == 0 and not may_be_empty:
         raise ValueError(f"{what} must not be empty")
     if split.x.dtype != torch.float32:
         raise TypeError(f"{what}.x must be float32, got {str(split.x.dtype).removeprefix('torch.')}")
@@ -41,11 +46,16 @@ def check_split(
     if not inside.all():  # NaN is not inside either
         place = (~inside).nonzero()[0].tolist()
         raise ValueError(f"{what}.x must lie in [0, 1], got {float(split.x[tuple(place)]):g} at {place}")
-    wrong = (split.y < 0) | (split.y >= (num_classes if num_classes is not None else torch.inf))
+    check_labels(split.y, what, num_classes)
+
+
+def check_labels(y: Tensor, what: str, num_classes: int | None = None) -> None:
+    """Labels y [N] lie in 0 … num_classes − 1. Raises ValueError."""
+    wrong = (y < 0) | (y >= (num_classes if num_classes is not None else torch.inf))
     if wrong.any():
         at = int(wrong.nonzero()[0])
         bound = "be 0 or more" if num_classes is None else f"lie in [0, {num_classes - 1}]"
-        raise ValueError(f"{what}.y: labels must {bound}, got {int(split.y[at])} at index {at}")
+        raise ValueError(f"{what}.y: labels must {bound}, got {int(y[at])} at index {at}")
 
 
 def check_model(model: object, data: Split) -> int:
@@ -54,12 +64,9 @@ def check_model(model: object, data: Split) -> int:
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     if not any(p.requires_grad for p in model.parameters()):
         raise ValueError("model has no parameter to train")
-    sample: Tensor = data.x[:2].to(device_of(model))
-    with mode(model, training=False), torch.inference_mode():
-        logits = model(sample)
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(sample):
-        got = list(logits.shape) if isinstance(logits, Tensor) else type(logits).__name__
-        raise ValueError(f"model must return logits [{len(sample)}, L], got {got}")
-    if not logits.is_floating_point() or not logits.isfinite().all():
+    sample = data.x[:2].to(device_of(model), copy=True)
+    with evaluating(model):
+        logits = plain(model)(sample)
+    if not logits.isfinite().all():
         raise ValueError(f"model must return finite floating-point logits, got {logits[0].tolist()}")
     return logits.shape[1]

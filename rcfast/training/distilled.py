@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Split
-from .accuracy import device_of, mode
+from ..running import Plain, device_of, evaluating, plain
 from .engine import Run, TrainingResult, optimise
 from .recipe import Recipe, recipe_for
 
@@ -48,7 +48,7 @@ def fit_distilled(
         raise ValueError("make_model must make a new model at each call, got the same object twice")
     recipe = distilled_recipe(student, temperature=temperature, **settings)
 
-    def objective(model: nn.Module, x: Tensor, targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def objective(model: Plain, x: Tensor, targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = model(x)
         loss = F.cross_entropy(logits.float() / temperature, targets, label_smoothing=recipe.label_smoothing)
         return loss, logits
@@ -78,7 +78,10 @@ def distilled_recipe(model: nn.Module, *, temperature: float, **settings: Any) -
 
 def soft_labels(model: nn.Module, x: Tensor, temperature: float, batch_size: int = 500) -> Tensor:
     """softmax(model(x) / temperature) [N,L] float32, in evaluation mode."""
-    device = device_of(model)
-    with mode(model, training=False), torch.inference_mode():
-        parts = [F.softmax(model(part.to(device)).float() / temperature, 1) for part in x.split(batch_size)]
-    return torch.cat(parts).clone()
+    device, run = device_of(model), plain(model)
+    with evaluating(model):
+        parts = [
+            F.softmax(run(part.to(device, copy=True)).float() / temperature, 1)
+            for part in x.split(batch_size)
+        ]
+    return torch.cat(parts)

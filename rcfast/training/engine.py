@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..data import Split
-from .accuracy import device_of, evaluate, mode
+from ..running import Plain, device_of, mode, plain
+from .accuracy import evaluate
 from .checkpoints import below_prefix, load_weights, read_tensors, with_prefix, write_tensors
 from .checks import check_model, check_run, check_split
 from .recipe import Recipe
 
 # (model, x [B,…], targets [B] or [B,L], labels [B]) -> (loss to minimise, logits [B,L] of the clean examples)
-Objective = Callable[[nn.Module, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
+Objective = Callable[[Plain, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +86,7 @@ def optimise(
             disable=not run.progress,
         ) as bar,
         _reproducible(loop.device),
+        _formatted(model, loop.format),
     ):
         while len(history) < run.recipe.epochs:
             history.append(loop.epoch(len(history), bar))
@@ -99,7 +101,7 @@ def optimise(
             )
             if run.checkpoint is not None:
                 _save(loop, run.checkpoint, config, history)
-    loop.finish()
+    model.eval()
     accuracy = None if validation is None else float(evaluate(model, validation))
     return TrainingResult(model, history, sum(row["seconds"] for row in history), accuracy)
 
@@ -125,15 +127,10 @@ class _Loop:
             self.optimizer = torch.optim.AdamW(groups, lr, betas=(momentum, 0.999))
         else:
             self.optimizer = torch.optim.SGD(groups, lr, momentum, nesterov=True)
-        self.format = (
-            torch.channels_last if run.recipe.channels_last and data.x.ndim == 4 else torch.contiguous_format
-        )
-        if self.format == torch.channels_last:
-            model.to(memory_format=torch.channels_last)
-
-    def finish(self) -> nn.Module:
-        """The model in evaluation mode and contiguous, so that it rounds like one that was loaded."""
-        return self.model.to(memory_format=torch.contiguous_format).eval()
+        self.plain = plain(model)
+        few = data.x[:1].to(device)
+        last = run.recipe.channels_last and self.plain.reformatted(few) is not self.plain
+        self.format = torch.channels_last if last else torch.contiguous_format
 
     def epoch(self, number: int, bar: Any) -> dict[str, float]:
         """One pass over the examples, which depends on nothing but the state and (seed, number)."""
@@ -154,7 +151,7 @@ class _Loop:
                 with torch.autocast(
                     self.device.type, torch.bfloat16, enabled=recipe.dtype(self.device) == torch.bfloat16
                 ):
-                    loss, logits = self.run.objective(self.model, x, self.targets[index], labels)
+                    loss, logits = self.run.objective(self.plain, x, self.targets[index], labels)
                 self.optimizer.zero_grad()
                 loss.backward()
                 self.optimizer.step()
@@ -197,6 +194,21 @@ def _seed_layers(seed: int, device: torch.device) -> None:
     if device.type == "cuda":
         with torch.cuda.device(device):
             torch.cuda.manual_seed(seed)
+
+
+@contextmanager
+def _formatted(model: nn.Module, form: torch.memory_format) -> Iterator[None]:
+    """The weights in a memory format inside; afterwards as they lay, so that they round like a loaded model's."""
+    before = [(tensor, tensor.stride()) for tensor in (*model.parameters(), *model.buffers())]
+    try:
+        if form == torch.channels_last:
+            model.to(memory_format=torch.channels_last)
+        yield
+    finally:
+        for tensor, stride in before:
+            if tensor.stride() != stride:
+                laid = torch.empty_strided(tensor.shape, stride, dtype=tensor.dtype, device=tensor.device)
+                tensor.data = laid.copy_(tensor.data)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Split
+from ..running import Plain
 from .engine import Run, TrainingResult, optimise
 from .recipe import recipe_for
 
@@ -42,7 +43,7 @@ def fit(
     """
     recipe = recipe_for(model, **settings)
 
-    def objective(model: nn.Module, x: Tensor, targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    def objective(model: Plain, x: Tensor, targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         logits = model(x)
         return F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing), logits
 
