@@ -2,7 +2,6 @@
 
 import copy
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -13,7 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from .hardware import DtypeChoice, resolve_dtype
-from .running import TRIED, Model, Needs, Plain, alike, eager, logits_of, noise, tensors
+from .running import (
+    TRIED,
+    Model,
+    Needs,
+    Plain,
+    alike,
+    check_initialised,
+    eager,
+    logits_of,
+    noise,
+    tensors,
+    warn_of_randomness,
+)
 
 FIRST_ROWS = 32  # the smallest chunk tried
 MAX_ROWS = 1 << 16
@@ -190,6 +201,7 @@ class Engine:
 
     def _refresh(self) -> None:
         """Today's weights in the copies; nothing kept for a model that has changed its form."""
+        check_initialised(self.model)
         now = tensors(self.model)
         form: list[Any] = [(t.shape, t.dtype, t.device) for t in now]
         form += [type(part) for part in self.model.modules()] if isinstance(self.model, nn.Module) else []
@@ -235,12 +247,7 @@ class Engine:
         rows = min(FIRST_ROWS, self.chunk or FIRST_ROWS)
         points = noise(torch.empty(0, *shape, device=device), rows)
         needs = Plain(self.model, tried=min(TRIED, rows)).needs(points)
-        if not needs.repeats:
-            warnings.warn(
-                "model answers differently each time it is given the same input: a vote on it cannot be repeated",
-                RuntimeWarning,
-                stacklevel=4,
-            )
+        warn_of_randomness(needs, "a vote")
         best = self._fastest(self._ways(needs, len(shape) == 3, device), points)
         self._copies = {k: v for k, v in self._copies.items() if v is best.module or self._in_use(v)}
         return self._finish(best, needs.labels, shape, device)

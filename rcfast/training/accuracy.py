@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..data import Split
-from ..running import device_of, evaluating, plain
+from ..running import device_of, evaluating, plain, warn_of_randomness
 from .checks import check_labels, check_split
 
 
@@ -47,7 +47,9 @@ def evaluate(model: Callable[[Tensor], Any], split: Split, batch_size: int = 500
     if not len(split):
         return Accuracy(0, 0)
     device = device_of(model) or split.x.device
-    check_labels(split.y, "split", run.needs(split.x[:1].to(device)).labels)
+    needs = run.needs(split.x[:1].to(device))
+    warn_of_randomness(needs, "its accuracy")
+    check_labels(split.y, "split", needs.labels)
     with evaluating(model):
         for x, y in zip(split.x.split(batch_size), split.y.split(batch_size), strict=True):
             scores = run(x.to(device, copy=True))

@@ -1,0 +1,42 @@
+"""How a model may be run: modes, gradients, precision, memory format, private inputs, and what it returns.
+
+The one place that finds this out, for votes, attacks, training and evaluation alike. A model is left as it was
+found.
+"""
+
+from .modules import (
+    Model,
+    device_of,
+    evaluating,
+    floating_dtype,
+    in_training,
+    mode,
+    modules,
+    tensors,
+    unwrapped,
+)
+from .outputs import alike, logits_of
+from .plain import TRIED, UNFIT, Needs, Plain, check_initialised, eager, noise, plain, warn_of_randomness
+
+__all__ = [
+    "TRIED",
+    "UNFIT",
+    "Model",
+    "Needs",
+    "Plain",
+    "alike",
+    "check_initialised",
+    "device_of",
+    "eager",
+    "evaluating",
+    "floating_dtype",
+    "in_training",
+    "logits_of",
+    "mode",
+    "modules",
+    "noise",
+    "plain",
+    "tensors",
+    "unwrapped",
+    "warn_of_randomness",
+]

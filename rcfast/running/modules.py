@@ -1,0 +1,148 @@
+"""The modules of a model, found also behind a plain callable, and their modes, left as they were found."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+Model = Callable[[Tensor], Any]
+DEPTH, LOOKED_AT = (
+    6,
+    10_000,
+)  # references from a callable to a module that are followed, and objects looked at
+
+
+class Wrapper:
+    """A callable that stands for the model inside it."""
+
+    model: Any
+
+
+def unwrapped(model: Any) -> Any:
+    """The model inside a :class:`Wrapper`, or the model itself."""
+    return model.model if isinstance(model, Wrapper) else model
+
+
+def modules(model: Any) -> list[nn.Module]:
+    """All modules of a model: its own, or those that a plain callable holds on to.
+
+    Looked for in closures, defaults, bound objects, partial arguments, attributes, and globals that it names.
+    """
+    roots: list[nn.Module] = []
+    seen: set[int] = set()
+    todo = deque([(unwrapped(model), 0)])
+    while todo and len(seen) < LOOKED_AT:
+        thing, depth = todo.popleft()
+        if id(thing) in seen or depth > DEPTH:
+            continue
+        seen.add(id(thing))
+        if isinstance(thing, nn.Module):
+            roots.append(thing)
+        else:
+            todo += [(part, depth + 1) for part in _held(thing)]
+    return list(dict.fromkeys(module for root in roots for module in root.modules()))
+
+
+def _held(thing: Any) -> list[Any]:
+    """What a callable, or something it holds, refers to."""
+    if isinstance(thing, functools.partial):
+        return [thing.func, *thing.args, *thing.keywords.values()]
+    if isinstance(thing, types.MethodType):
+        return [thing.__self__, thing.__func__]
+    if isinstance(thing, types.FunctionType):
+        cells = []
+        for cell in thing.__closure__ or ():
+            with suppress(ValueError):  # not filled yet
+                cells.append(cell.cell_contents)
+        named = [thing.__globals__[name] for name in _names(thing.__code__) if name in thing.__globals__]
+        defaults = [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
+        return [*cells, *named, *defaults, getattr(thing, "__wrapped__", None)]
+    if isinstance(thing, Mapping):
+        return list(thing.values())
+    if isinstance(thing, list | tuple | set):
+        return list(thing)
+    if inspect.ismodule(thing) or isinstance(thing, type | Tensor):
+        return []
+    held = getattr(thing, "__dict__", None)
+    return list(held.values()) if isinstance(held, dict) else []
+
+
+def _names(code: types.CodeType) -> set[str]:
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return set(code.co_names).union(*map(_names, inner))
+
+
+def tensors(model: Any) -> list[Tensor]:
+    """Parameters and buffers of a module; nothing for a plain callable, whose business they are."""
+    model = unwrapped(model)
+    return [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+
+
+def device_of(model: Any) -> torch.device | None:
+    """Where a module's parameters (else buffers) are; None for a callable or a module without any."""
+    return next((tensor.device for tensor in tensors(model)), None)
+
+
+def floating_dtype(model: Any) -> torch.dtype:
+    """The dtype of the model's first floating parameter or buffer; float32 where it has none."""
+    return next((t.dtype for t in tensors(model) if t.is_floating_point()), torch.float32)
+
+
+# ---- modes
+
+
+@contextmanager
+def mode(model: Any, training: bool) -> Iterator[None]:
+    """Training or evaluation mode inside; afterwards every module is in the mode in which it was.
+
+    Modes are changed by ``train``, which some modules use to do more (merge adapters, say). A module without a
+    mode, or that refuses to change it (frozen TorchScript, exported programs), runs as it is.
+    """
+    before = {module: module.training for module in modules(model) if hasattr(module, "training")}
+    try:
+        for module in before:  # parents come first and take their children along
+            if module.training != training:
+                _switch(module, training)
+        yield
+    finally:
+        for module, was in before.items():
+            if module.training != was:
+                _switch(module, was)
+        for module, was in before.items():  # one that an overriding parent has changed again
+            if module.training != was:
+                module.training = was
+
+
+def _switch(module: nn.Module, training: bool) -> None:
+    with suppress(NotImplementedError, AttributeError):
+        module.train(training)
+
+
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluation mode without gradients inside, on ordinary tensors; afterwards the modes are as they were.
+
+    Not inference mode: under it a model that takes a gradient of its own gets none, silently, and what it keeps
+    from a call cannot be trained or attacked later.
+    """
+    with mode(model, False), torch.inference_mode(False), torch.no_grad():
+        yield
+
+
+def in_training(model: Any) -> bool:
+    """Whether a module, or one inside it, is in training mode and could be in another."""
+    model = unwrapped(model)
+    if not isinstance(model, nn.Module):
+        return False
+    if not any(getattr(module, "training", False) for module in model.modules()):
+        return False
+    with mode(model, False):
+        return not any(getattr(module, "training", False) for module in model.modules())
