@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
 from rcfast import RegionClassifier, data, running, training
+from rcfast.attacks import DeepFool, Untargeted, get
 from rcfast.data import Split
 
 DIGITS = data.load("digits")
@@ -398,6 +399,50 @@ def test_a_model_that_answers_differently_each_time_is_found_out() -> None:
         RegionClassifier(noisy, 0.1, m=20).vote(X)
     with pytest.warns(RuntimeWarning, match="answers differently each time"):
         training.evaluate(noisy, Split(X, Y))
+
+
+# ---- attacks
+
+ATTACKS = [DeepFool(), get("T-FGSM", budget="fast"), Untargeted(get("T-IGSM", budget="fast"))]
+BATCH_NORM = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10))
+MODELS = {
+    "views": viewing(),
+    "in place": M(lambda s, x: s.n(x.sub_(0.5)), dense()).eval(),
+    "answers with a dict": M(lambda s, x: {"logits": s.n(x)}, dense()).eval(),
+    "squeezes": M(lambda s, x: s.n(x).squeeze(), dense()).eval(),
+    "bfloat16": dense().bfloat16(),
+    "float64": dense().double(),
+    "behind a callable, in training mode": lambda x: BATCH_NORM(x),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS, ids=repr)
+@pytest.mark.parametrize("name", MODELS)
+def test_attacks_run_on_what_models_are_there(attack: Any, name: str) -> None:
+    model, x = MODELS[name], X.clone()
+    before = state(BATCH_NORM)
+    with running.evaluating(model):
+        said = running.plain(model)(x).argmax(1)
+    result = attack(model, x, (said + 1) % 10 if attack.targeted else said)
+    assert result.success_rate > 0.5
+    assert result.adversarial.dtype == result.noise.l2.dtype == torch.float32
+    assert torch.equal(x, X)
+    assert same(state(BATCH_NORM), before)
+    with running.evaluating(model):
+        judged = running.plain(model)(result.adversarial).argmax(1)
+    assert torch.equal((judged == (said + 1) % 10) if attack.targeted else (judged != said), result.success)
+
+
+def test_convolutions_run_in_channels_last_where_that_changes_nothing() -> None:
+    x = torch.rand(4, 3, 8, 8)
+    plain = running.plain(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 10)))
+    faster = plain.reformatted(x)
+    assert faster is not plain
+    assert faster is plain.reformatted(x)
+    torch.testing.assert_close(faster(x), plain(x))
+    for model in (dense(), viewing(), lambda x: x.flatten(1)):
+        kept = running.plain(model)
+        assert kept.reformatted(x[:, :1]) is kept
 
 
 # ---- evaluate

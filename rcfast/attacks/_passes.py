@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rcfast.attacks.base import AttackedModel, Model, magnitude, margin, resolution
 from rcfast.hardware import has_bfloat16_units
+from rcfast.running import plain
 
 LARGE = 256  # coordinates of an image from which on bfloat16 was faster
 TRIED = 4  # rows on which bfloat16 is compared
@@ -20,12 +21,12 @@ CLOSE = 0.05  # the largest error of a difference of logits in bfloat16, as a sh
 def channels_last(model: AttackedModel, x: Tensor) -> AttackedModel:
     """The same model with convolution weights in channels_last, on a CPU twice as fast; the user's is kept.
 
-    Only plain modules on images x [n,C,H,W] on a CPU are changed: the module is called with other weights.
+    Only on images x [n,C,H,W] on a CPU, where the model gives the same logits and gradients so.
     """
     if x.device.type != "cpu" or x.dim() != 4:
         return model
-    faster = _reformatted(model.model)
-    return model if faster is None else _calling(model, faster)
+    faster = plain(model.model).reformatted(x)
+    return model if faster is model.model else _calling(model, faster)
 
 
 def half(model: AttackedModel, x: Tensor) -> AttackedModel:
@@ -110,18 +111,3 @@ def _calling(model: AttackedModel, function: Model) -> AttackedModel:
     changed = copy.copy(model)
     changed.model = function
     return changed
-
-
-def _reformatted(model: Model) -> Model | None:
-    if not isinstance(model, nn.Module) or isinstance(model, torch.jit.ScriptModule):
-        return None
-    if hasattr(model, "_orig_mod"):  # compiled: it has chosen its layout
-        return None
-    weights = {
-        f"{name}.weight": m.weight.detach().to(memory_format=torch.channels_last)
-        for name, m in model.named_modules(remove_duplicate=False)
-        if isinstance(m, nn.Conv2d) and "weight" in m._parameters
-    }
-    if not weights:
-        return None
-    return lambda x: torch.func.functional_call(model, weights, (x,))

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from rcfast.attacks.memory import HELD, rows_that_fit
 from rcfast.attacks.result import AttackResult, Noise
 from rcfast.classifier import RegionClassifier
 from rcfast.hardware import automatic_dtype
+from rcfast.running import Model, device_of, evaluating, in_training, plain
 
 __all__ = ["Attack", "AttackResult", "AttackedModel", "Model", "Noise", "margin", "per_row", "resolution"]
 
-Model = Callable[[Tensor], Tensor]
 Observer = Callable[[Tensor, Tensor, Tensor], None]  # inputs, logits and rows of the batch of a forward pass
 observers: list[Observer] = []  # told of every forward pass of an attacked model, for diagnosis
 FAR = 1e4  # of the two logits that compete; below, what others add to the allowance is 2% of these at most
@@ -31,6 +31,11 @@ TOLERANCE = 1e-6  # inputs may leave [0,1] by this much: image pipelines round
 def network_of(model: Model) -> Model:
     """What answers for one point: the network of a vote, any other model itself."""
     return model.model if isinstance(model, RegionClassifier) else model
+
+
+def runnable(model: Model) -> Model:
+    """The model as a function from inputs to logits, whatever it needs; a vote sees to that itself."""
+    return model if isinstance(model, RegionClassifier) else plain(model)
 
 
 def _spent(model: Model, logits: Tensor) -> Tensor:
@@ -215,7 +220,8 @@ class Attack(ABC):
     ) -> AttackResult:
         """Attacks every example on its own; who else is in the batch does not matter.
 
-        model: module or callable from x [n,...] to logits [n,L], deterministic, in eval mode. x [N,...]
+        model: module or callable from x [n,...] to logits [n,L], deterministic, in eval mode (modules behind a
+        callable are put into it); left as it was found, see :mod:`rcfast.running`. x [N,...]
         float32 or float64 in [0,1]; labels [N] int64 in [0,L-1]: targets if the attack is targeted, else true
         labels. progress: show a bar, a string names it. batch: examples attacked at once; None takes what the
         free memory allows. true_labels [N] int64: optional, only to refuse targets that equal them.
@@ -230,8 +236,8 @@ class Attack(ABC):
         check_inputs(model, x, labels, batch=batch)
         if true_labels is not None and self.targeted:
             _check_targets(labels, true_labels)
-        x = _leave_inference_mode(x)
-        with torch.inference_mode(False), torch.no_grad():
+        x, model = _leave_inference_mode(x), runnable(model)
+        with evaluating(model):
             return self._attack(
                 model, x.clamp(0, 1), _leave_inference_mode(labels), progress=progress, batch=batch
             )
@@ -358,8 +364,7 @@ def check_inputs(model: Model, x: Tensor, labels: Tensor, *, batch: int | None) 
     """Raises TypeError or ValueError for everything that can be seen without running the model."""
     if not callable(model):
         raise TypeError(f"model must be a module or callable from inputs to logits, got {_kind(model)}")
-    network = network_of(model)
-    if isinstance(network, nn.Module) and any(m.training for m in network.modules()):
+    if in_training(network_of(model)):
         raise ValueError("model must be in eval mode: call model.eval() first, dropout would blur the attack")
     if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"x must be a float32 or float64 tensor, got {_kind(x)}")
@@ -373,9 +378,9 @@ def check_inputs(model: Model, x: Tensor, labels: Tensor, *, batch: int | None) 
         raise ValueError(f"labels must be on the device of x, {x.device}, got {labels.device}")
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise ValueError(f"batch must be a positive integer or None, got {batch!r}")
-    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
-    if first is not None and first.device != x.device:
-        raise ValueError(f"x must be on the device of the model, {first.device}, got {x.device}")
+    device = device_of(model)
+    if device is not None and device != x.device:
+        raise ValueError(f"x must be on the device of the model, {device}, got {x.device}")
     if len(x):
         _check_range(x)
 
@@ -412,18 +417,7 @@ def _check_targets(labels: Tensor, true_labels: Tensor) -> None:
 
 def clean_logits(model: Model, x: Tensor, limit: int) -> Tensor:
     """Logits [N,L] of x [N,...], N >= 1, checked: shape, dtype, NaN, and that they are no probabilities."""
-    parts = []
-    for part in x.split(limit):
-        logits = model(part)
-        if not isinstance(logits, Tensor) or not logits.is_floating_point():
-            raise TypeError(f"model must return a floating point tensor, got {_kind(logits)}")
-        if logits.dim() != 2 or len(logits) != len(part) or logits.shape[1] < 2:
-            raise ValueError(
-                f"model must return logits of shape [{len(part)}, L] with L >= 2 for {len(part)} inputs, "
-                f"got {tuple(logits.shape)}"
-            )
-        parts.append(logits)
-    logits = torch.cat(parts)
+    logits = torch.cat([plain(model)(part) for part in x.split(limit)])
     wrong = ~logits.isfinite().all(1)
     if wrong.any():
         raise ValueError(f"model must return finite logits, got NaN or infinity for the input at index "

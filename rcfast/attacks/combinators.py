@@ -20,6 +20,7 @@ from rcfast.attacks.base import (
 )
 from rcfast.attacks.memory import free_bytes, rows_that_fit
 from rcfast.attacks.result import AttackResult, Noise, check_norm, least_noise
+from rcfast.running import evaluating, plain
 
 
 class _Combined(Attack):
@@ -236,7 +237,8 @@ class Adapted(_Combined):
         """
         if not len(result):
             return result
-        with torch.no_grad():
+        model = plain(model)
+        with evaluating(model):
             return self._of(result, model, labels, limit=rows_that_fit(model, result.clean))
 
     def _attack(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -49,6 +50,10 @@ def fit_adversarial(
     if getattr(attack, "targeted", False):
         raise ValueError(f"attack must be untargeted, got {attack!r}")
 
+    @functools.lru_cache(maxsize=1)  # what it needs is found out once, not in every batch
+    def attacked(model: Plain) -> Plain:
+        return Plain(lambda z: model(z).float())
+
     def objective(model: Plain, x: Tensor, targets: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         low = recipe.dtype(x.device) == torch.bfloat16
         # No cache: an attack also runs without gradients, and its casts of the weights would end ours.
@@ -56,7 +61,7 @@ def fit_adversarial(
             mode(model, training=False),
             torch.autocast(x.device.type, torch.bfloat16, low, cache_enabled=False),
         ):
-            adversarial = attack(lambda z: model(z).float(), x, labels).adversarial.detach()
+            adversarial = attack(attacked(model), x, labels).adversarial.detach()
         if adversarial.shape != x.shape:
             shapes = f"{list(x.shape)}, got {list(adversarial.shape)}"
             raise ValueError(f"attack must return adversarial examples of shape {shapes}")
