@@ -21,8 +21,8 @@ from rcfast import ops
 from rcfast.attacks._passes import channels_last
 from rcfast.attacks.base import Attack, AttackedModel, margin, per_row
 from rcfast.classifier import RegionClassifier, Votes
-from rcfast.engine import floating_dtype
 from rcfast.regions import check_int, content_ids
+from rcfast.running import floating_dtype, plain
 
 BISECTIONS = 22  # of a scale, to 2^-22 of it
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits [g,k,L] of rows [g] int64 of the batch -> [g]
@@ -120,7 +120,7 @@ class Sampled:
         network = model
         if self.voter is not None:
             network = copy.copy(model)
-            network.model = self.voter.model
+            network.model = plain(self.voter.model)
             self.region = _Cube(self.voter.r, self.voter.clip)  # type: ignore[arg-type]
         self.network = channels_last(network, x)
         self.dtype = x.dtype if self.voter is None else floating_dtype(network.model)
