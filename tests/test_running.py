@@ -395,6 +395,10 @@ def test_a_model_that_answers_differently_each_time_is_found_out() -> None:
 
     assert not running.plain(noisy).needs(X).repeats
     assert running.plain(net).needs(X).repeats
+    mask = torch.zeros(10)
+    mask[9] = -1e9
+    assert not running.plain(lambda x: noisy(x) + mask).needs(X).repeats
+    assert running.plain(lambda x: net(x) + mask).needs(X).repeats
     with pytest.warns(RuntimeWarning, match="answers differently each time"):
         RegionClassifier(noisy, 0.1, m=20).vote(X)
     with pytest.warns(RuntimeWarning, match="answers differently each time"):

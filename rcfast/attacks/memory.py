@@ -8,6 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from rcfast.running import eager
+
 # Rows beyond which a larger batch was not faster any more: caches on a CPU, occupancy on a GPU.
 ROWS_CPU, ROWS_CUDA = 256, 4096
 # What attacks hold beside autograd, in inputs: by counting the storages that live at once.
@@ -66,7 +68,7 @@ def rows_that_fit(model: Callable[[Tensor], Tensor], x: Tensor, held: int = HELD
 
 def _saved_by_a_row(model: Callable[[Tensor], Tensor], x: Tensor) -> int:
     """Bytes that autograd keeps for one row of x [N,...], N >= 2; a guess where that cannot be found out."""
-    model = getattr(model, "_orig_mod", model)  # a compiled model would compile anew for the two sizes
+    model = eager(model)  # a compiled model would compile anew for the two sizes
     try:
         return max(saved_bytes(model, x[:2]) - saved_bytes(model, x[:1]), 0)
     except Exception:  # function transforms forbid the hooks; what is wrong with the model itself shows later
