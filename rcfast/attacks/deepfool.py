@@ -97,6 +97,6 @@ class DeepFool(Attack):
         direction = w.gather(1, nearest[:, :, None].expand(-1, -1, w.shape[2]))[:, 0]
         movable = square[:, 0] > 0
         # Beyond the boundary by what rounding may hide, else a step could end on it and never leave.
-        hidden = resolution(logits, classes[:, 0])[:, None]
+        hidden = resolution(logits, classes[:, 0])[:, None].to(gap.dtype)
         scale = torch.where(movable[:, None], (gap + hidden) / square, 0)
         return (scale * direction).reshape(point.shape), movable
