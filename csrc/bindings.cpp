@@ -81,6 +81,26 @@ void saliency_pair(Address out, Address a, Address b, Address free, Address work
 #endif
 }
 
+void conv3x3(Address out, Address x, Address weights, Address bias, int64_t images, int64_t height,
+             int64_t width, int64_t channels, int64_t filters, int padding, bool winograd, bool relu,
+             bool pool, int threads) {
+    const rcfast::Conv3x3 args{pointer<float>(out),
+                               pointer<const float>(x),
+                               pointer<const float>(weights),
+                               pointer<const float>(bias),
+                               images,
+                               height,
+                               width,
+                               channels,
+                               filters,
+                               padding,
+                               winograd,
+                               relu,
+                               pool};
+    const py::gil_scoped_release release;
+    rcfast::cpu::conv3x3(args, threads);
+}
+
 py::tuple philox4x32_10(const std::array<uint32_t, 4>& counter, const std::array<uint32_t, 2>& key) {
     const auto words = rcfast::core::philox4x32_10({{counter[0], counter[1], counter[2], counter[3]}},
                                                    rcfast::core::round_keys(key[0], key[1]));
@@ -109,6 +129,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
     m.def("sample_hypercube", &sample_hypercube);
     m.def("vote", &vote);
     m.def("saliency_pair", &saliency_pair);
+    m.def("conv3x3", &conv3x3);
     m.def("philox4x32_10", &philox4x32_10, py::arg("counter"), py::arg("key"));
     m.def("build_info", &build_info);
     m.def("use_instruction_set", &rcfast::cpu::use_instruction_set, py::arg("name"));

@@ -49,10 +49,26 @@ struct SaliencyPair {
 };
 constexpr int64_t kSaliencyTile = 256;
 
+// out [images, height', width', filters] <- bias + 3x3 convolution of x [images, height, width, channels],
+// both channels_last, stride 1, padding 0 to 2; then max(0, .) if relu; then maxima over 2x2 if pool
+// (Winograd only). weights: [36, F, channels, 16] transformed if winograd, else [9, F, channels, 16], F =
+// ceil(filters / 16); filters and, if winograd, channels are multiples of 8.
+struct Conv3x3 {
+    float* out;
+    const float* x;
+    const float* weights;
+    const float* bias;  // [filters]
+    int64_t images, height, width, channels, filters;
+    int padding;
+    bool winograd, relu, pool;
+};
+constexpr int kConvFilters = 16;
+
 namespace cpu {
 void sample_hypercube(const SampleHypercube& args, int threads);
 void vote(const Vote& args, int threads);
 void saliency_pair(const SaliencyPair& args, int threads);
+void conv3x3(const Conv3x3& args, int threads);
 
 std::vector<std::string> instruction_sets();        // usable on this machine, best first
 std::string instruction_set();                      // in use

@@ -1,6 +1,7 @@
 """The slow, obvious twin of every operator in :mod:`rcfast.ops`, in plain torch: the oracle of the tests.
 
-Every twin allocates what it likes and agrees with the native kernels bit by bit, on any device.
+Every twin allocates what it likes and agrees with the native kernels bit by bit, on any device; but for
+:func:`conv3x3`, which they follow up to rounding.
 """
 
 import torch
@@ -110,3 +111,12 @@ def saliency_pair(a: Tensor, b: Tensor, free: Tensor, *, down: bool = False) -> 
         return torch.full((len(a), 2), -1, device=a.device)
     best = score.argmax(1)  # the first of equals, on every device
     return torch.where(valid.flatten(1).any(1)[:, None], torch.stack([best // n, best % n], 1), -1)
+
+
+def conv3x3(
+    x: Tensor, weight: Tensor, bias: Tensor, *, padding: int = 0, relu: bool = False, pool: bool = False
+) -> Tensor:
+    """What ``conv3x3_`` writes, in the precision of its arguments: x [N, C, H, W], weight [K, C, 3, 3], bias [K]."""
+    out = torch.nn.functional.conv2d(x, weight, bias, padding=padding)
+    out = out.relu() if relu else out
+    return torch.nn.functional.max_pool2d(out, 2) if pool else out

@@ -14,9 +14,11 @@ std::vector<const KernelTable*> usable() {
 #if defined(RCFAST_X86)
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("fma"))
         tables.push_back(&avx512_kernels);
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c")) tables.push_back(&avx2_kernels);
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("f16c") && __builtin_cpu_supports("fma"))
+        tables.push_back(&avx2_kernels);
 #endif
     tables.push_back(&portable_kernels);
     return tables;
@@ -65,6 +67,15 @@ void vote(const Vote& args, int threads) {
     const KernelTable* table = current();
     parallel_for(args.batch * args.samples, 32768 / (args.labels + 10) + 1, threads,
                  [&](int64_t begin, int64_t end) { table->vote(args, begin, end); });
+}
+
+void conv3x3(const Conv3x3& args, int threads) {
+    const KernelTable* table = current();
+    const int64_t height = args.height + 2 * args.padding - 2, width = args.width + 2 * args.padding - 2;
+    const int64_t tiles = args.images * ((height + 3) / 4) * ((width + 3) / 4);
+    const int64_t items = args.winograd ? (tiles + kConvTiles - 1) / kConvTiles : args.images * height;
+    parallel_for(items, args.winograd ? 1 : 32, threads,
+                 [&](int64_t begin, int64_t end) { table->conv3x3(args, begin, end); });
 }
 
 }  // namespace rcfast::cpu

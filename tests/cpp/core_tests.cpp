@@ -1,5 +1,6 @@
 // The core under AddressSanitizer and UndefinedBehaviorSanitizer: every instruction set against a loop over
 // the arithmetic of one element, with guard bytes around what may be written.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -132,6 +133,41 @@ void nan_rows() {
         }
 }
 
+// Identity weights, by the centre of the window: what is read and written, and where. The arithmetic is
+// checked in tests/test_conv3x3.py.
+void convolving(int64_t side, int padding, bool winograd, bool pool, int threads) {
+    const int64_t images = 3, channels = winograd ? 8 : 1, filters = 8, planes = winograd ? 36 : 9;
+    const int64_t made = side + 2 * padding - 2, kept = pool ? made / 2 : made;
+    if (made < 1) return;
+    std::vector<float> x(images * side * side * channels), weights(planes * channels * kConvFilters, 0.0f);
+    for (size_t i = 0; i < x.size(); ++i) x[i] = std::fmod(0.37f * static_cast<float>(i), 1.0f);
+    // G e e^T G^T of the centre e: the second column of G, times itself
+    const float g[] = {0.0f, -1.0f / 6, 1.0f / 6, 1.0f / 12, -1.0f / 12, 0.0f};
+    for (int64_t q = 0; q < planes; ++q)
+        for (int64_t c = 0; c < channels; ++c)
+            weights[(q * channels + c) * kConvFilters + c] = winograd ? g[q / 6] * g[q % 6] : q == 4;
+    const std::vector<float> bias(filters, -0.25f);
+    std::vector<float> out(images * kept * kept * filters, -7.0f);
+    cpu::conv3x3({out.data(), x.data(), weights.data(), bias.data(), images, side, side, channels, filters,
+                  padding, winograd, true, pool},
+                 threads);
+    bool ok = true;
+    for (int64_t n = 0; n < images; ++n)
+        for (int64_t row = 0; row < kept; ++row)
+            for (int64_t column = 0; column < kept; ++column)
+                for (int64_t k = 0; k < filters; ++k) {
+                    float want = 0.0f;
+                    for (int64_t i = 0; i < (pool ? 4 : 1); ++i) {
+                        const int64_t y = (pool ? 2 * row + i / 2 : row) + 1 - padding;
+                        const int64_t z = (pool ? 2 * column + i % 2 : column) + 1 - padding;
+                        if (y < 0 || z < 0 || y >= side || z >= side || k >= channels) continue;
+                        want = std::max(want, x[((n * side + y) * side + z) * channels + k] - 0.25f);
+                    }
+                    ok &= std::fabs(out[((n * kept + row) * kept + column) * filters + k] - want) < 1e-5f;
+                }
+    check(ok, "conv3x3", cpu::instruction_set().c_str());
+}
+
 void ranges() {
     for (const int threads : {1, 2, 7})
         for (const int64_t items : {0, 1, 6, 1000, 100000}) {
@@ -161,6 +197,11 @@ int main() {
                         sampling<core::f16>(Dtype::f16, clip, n, channels, threads);
                         sampling<core::bf16>(Dtype::bf16, clip, n, channels, threads);
                     }
+            for (const int64_t side : {1, 3, 4, 5, 6, 9, 13, 26})
+                for (const int padding : {0, 1, 2}) {
+                    convolving(side, padding, false, false, threads);
+                    for (const bool pool : {false, true}) convolving(side, padding, true, pool, threads);
+                }
             for (const int64_t labels : {2, 3, 10, 15, 16, 17, 33, 1000}) {
                 voting<float>(Dtype::f32, labels, threads);
                 voting<core::f16>(Dtype::f16, labels, threads);

@@ -1,0 +1,162 @@
+"""Networks on our convolution kernel: the same logits, today's weights, and a model that stays as it was."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rcfast import models, ops
+from rcfast.fused import FusedConv, fused, refresh
+
+pytestmark = pytest.mark.skipif(
+    ops.build_info()["instruction_set"] == "portable", reason="torch's convolutions are faster there"
+)
+SHAPES = {"mnist_cnn": (1, 28, 28), "digits_cnn": (1, 8, 8), "cifar_resnet": (3, 32, 32)}
+KERNELS = {"mnist_cnn": 4, "digits_cnn": 3, "cifar_resnet": 17}  # all but the two of stride 2
+
+
+def network(name: str) -> nn.Module:
+    model = models.build(name, shape=SHAPES[name], num_classes=10, seed=0).eval()
+    generator = torch.Generator().manual_seed(1)
+    for part in model.modules():  # as after training
+        if isinstance(part, nn.BatchNorm2d):
+            for tensor in (part.running_mean, part.running_var, part.weight, part.bias):
+                tensor.data.copy_(torch.rand(tensor.shape, generator=generator) + 0.5)
+        elif isinstance(part, nn.Conv2d) and part.bias is not None:
+            part.bias.data.copy_(torch.randn(part.bias.shape, generator=generator))
+    return model
+
+
+def images(shape: tuple[int, ...], count: int = 7) -> Tensor:
+    return torch.rand(count, *shape, generator=torch.Generator().manual_seed(2))
+
+
+def close(twin: nn.Module, model: nn.Module, x: Tensor) -> None:
+    with torch.inference_mode():
+        got, expected = twin(x), model(x)
+    torch.testing.assert_close(got, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
+
+
+def kernels(twin: nn.Module) -> list[FusedConv]:
+    return [part for part in twin.modules() if isinstance(part, FusedConv)]
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_the_logits_are_the_models(name: str) -> None:
+    model = network(name)
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    twin = fused(model)
+    assert twin is not None
+    assert len(kernels(twin)) == KERNELS[name]
+    close(twin, model, images(SHAPES[name]))
+    close(twin, model, images(SHAPES[name]).contiguous(memory_format=torch.channels_last))
+    assert not kernels(model)
+    assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
+
+
+@pytest.mark.parametrize("way", ["in place", "through .data", "loaded", "statistics"])
+def test_it_follows_the_weights(way: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4)
+    ).eval()
+    twin, x = fused(model), images((1, 8, 8))
+    assert twin is not None
+    before = twin(x)
+    with torch.no_grad():
+        if way == "in place":
+            model[0].weight.mul_(-1)
+        elif way == "through .data":
+            model[0].weight.data.mul_(-1)
+        elif way == "loaded":
+            model.load_state_dict({key: value + 0.3 for key, value in model.state_dict().items()})
+        else:
+            model[1].running_mean.add_(1)
+    refresh(twin)
+    assert not torch.allclose(twin(x), before)
+    close(twin, model, x)
+
+
+def test_what_follows_a_convolution_joins_it() -> None:
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 16, 3, padding="same", bias=False),
+        nn.BatchNorm2d(16),
+        nn.ReLU(inplace=True),
+        nn.MaxPool2d(2),  # after few channels: not in the same pass
+        nn.Conv2d(16, 8, 3, padding=2),
+        nn.BatchNorm2d(8, affine=False),
+        nn.ReLU(),
+        nn.MaxPool2d((2, 2), stride=2),
+        nn.Conv2d(8, 8, 3),
+        nn.MaxPool2d(2),  # without ReLU between: not in the same pass
+    ]
+    model = nn.Sequential(*layers).eval()
+    twin = fused(model)
+    assert twin is not None
+    assert [type(part).__name__ for part in twin] == [
+        "FusedConv",
+        "MaxPool2d",
+        "FusedConv",
+        "FusedConv",
+        "MaxPool2d",
+    ]
+    assert [(part.padding, part.relu, part.pool) for part in kernels(twin)] == [
+        (1, True, False),
+        (2, True, True),
+        (0, False, False),
+    ]
+    close(twin, model, images((3, 19, 19)))
+
+
+class Own(nn.Conv2d):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + 1
+
+
+def hooked() -> nn.Module:
+    conv = nn.Conv2d(8, 8, 3)
+    conv.register_forward_hook(lambda module, inputs, output: output + 1)
+    return conv
+
+
+OTHERS: dict[str, Any] = {
+    "a subclass": lambda: Own(8, 8, 3),
+    "a hook": hooked,
+    "a parametrisation": lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3)),
+    "stride": lambda: nn.Conv2d(8, 8, 3, stride=2),
+    "dilation": lambda: nn.Conv2d(8, 8, 3, dilation=2),
+    "groups": lambda: nn.Conv2d(8, 8, 3, groups=8),
+    "other padding": lambda: nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect"),
+    "uneven padding": lambda: nn.Conv2d(8, 8, 3, padding=(1, 0)),
+    "wide padding": lambda: nn.Conv2d(8, 8, 3, padding=3),
+    "other kernel": lambda: nn.Conv2d(8, 8, 5),
+    "odd channels": lambda: nn.Conv2d(8, 10, 3),
+    "float64": lambda: nn.Conv2d(8, 8, 3).double(),
+    "none": lambda: nn.ReLU(),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_what_the_kernel_does_not_compute_stays_torchs(kind: str) -> None:
+    assert fused(nn.Sequential(OTHERS[kind](), nn.Flatten()).eval()) is None
+
+
+def test_modes_and_hooks_of_the_model_stay() -> None:
+    class Dropping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(1, 8, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return nn.functional.dropout(self.conv(x), training=self.training).flatten(1)
+
+    model, seen = nn.Sequential(Dropping(), nn.Linear(288, 4)), []
+    model[1].register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    twin, x = fused(model), images((1, 8, 8))
+    assert twin is not None
+    assert model[0].training
+    assert torch.equal(twin(x), twin(x))  # no dropout in it
+    assert seen == [7, 7]
+    close(twin, model.eval(), x)
