@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rcfast import models, ops
+from rcfast.eval.run.defences import arithmetic, voter
 from rcfast.fused import FusedConv, fused, refresh
 
 pytestmark = pytest.mark.skipif(
@@ -160,3 +161,14 @@ def test_modes_and_hooks_of_the_model_stay() -> None:
     assert torch.equal(twin(x), twin(x))  # no dropout in it
     assert seen == [7, 7]
     close(twin, model.eval(), x)
+
+
+def test_the_evaluation_votes_with_it_and_its_keys_say_so() -> None:
+    model = network("digits_cnn")
+    x = images(SHAPES["digits_cnn"])
+    for dtype in ("", "float32"):
+        assert arithmetic(model, dtype) == f"{dtype} winograd".strip()
+        with torch.inference_mode():
+            assert torch.equal(voter(model, dtype)(x), fused(model)(x))  # type: ignore[misc]
+    assert arithmetic(model, "bfloat16") == "bfloat16"
+    assert arithmetic(nn.Linear(3, 2), "float32") == "float32"

@@ -19,7 +19,7 @@ from rcfast.eval.results import Histograms, Results
 from rcfast.eval.run import attack
 from rcfast.eval.run.attack import Case, NetworkAttack
 from rcfast.eval.run.context import Context
-from rcfast.eval.run.defences import region_classifier
+from rcfast.eval.run.defences import arithmetic, region_classifier
 from rcfast.eval.run.examples import DrawnExamples, examples
 from rcfast.eval.run.length import LearntLength, length
 from rcfast.eval.run.networks import network
@@ -55,7 +55,7 @@ class LabelHistograms(Unit):
             "m": vote.histogram_m,
             "clip": vote.clip,
             "chunk": vote.chunk,
-            "dtype": vote.dtype,
+            "dtype": arithmetic(network(ctx, "point").model, vote.dtype),
             "seed": vote.seeds[0],
             "example": int(own.index[_row(ctx)]),
             "test": ctx.dataset.test.fingerprint,

@@ -28,6 +28,7 @@ from rcfast.eval.results import DEFENCES
 from rcfast.eval.run.config import ConfigError, Vote
 from rcfast.eval.run.modules import load_factory
 from rcfast.eval.run.store import digest_arrays
+from rcfast.fused import fused
 
 _BATCH = 512  # fixed, so that a network rounds alike in every run
 
@@ -93,6 +94,18 @@ def point_judge(network: Network) -> Judge:
     return Judge(network.name, network.name, (None,), {"network": network.digest}, label)
 
 
+def _twin(model: nn.Module, dtype: str) -> tuple[nn.Module, bool]:
+    """Return `model` in a precision, and whether its convolutions are on our own kernel."""
+    twin = copy.deepcopy(model).to(getattr(torch, dtype)) if dtype else model
+    own = fused(twin.eval())
+    return (twin, False) if own is None else (own, True)
+
+
+def arithmetic(model: nn.Module, dtype: str) -> str:
+    """Return how votes are computed, as keys say it: what rounds otherwise is another part."""
+    return f"{dtype} winograd".strip() if _twin(model, dtype)[1] else dtype
+
+
 def voter(model: nn.Module, dtype: str) -> Callable[[Tensor], Tensor]:
     """Return `model` as a plain function that always rounds alike.
 
@@ -100,8 +113,7 @@ def voter(model: nn.Module, dtype: str) -> Callable[[Tensor], Tensor]:
     could differ between two runs.
     """
     kind = getattr(torch, dtype) if dtype else None
-    twin = model if kind is None else copy.deepcopy(model).to(kind)
-    twin = twin.eval()
+    twin, _ = _twin(model, dtype)
 
     def call(points: Tensor) -> Tensor:
         if points.dim() == 4:
@@ -135,7 +147,7 @@ def region_judge(network: Network, r: float, vote: Vote) -> Judge:
         "stop": vote.stop,
         "alpha": vote.alpha if vote.stop == "sequential" else None,
         "chunk": vote.chunk,
-        "dtype": vote.dtype,
+        "dtype": arithmetic(network.model, vote.dtype),
     }
 
     def label(x: Tensor, seed: int | None) -> Tensor:

@@ -3,12 +3,11 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from rcfast.eval.run.context import Context
+from rcfast.eval.run.defences import voter
 from rcfast.eval.run.examples import DrawnExamples
 from rcfast.eval.run.networks import builder
-from rcfast.eval.run.pace import Pace, pass_seconds, remembered
+from rcfast.eval.run.pace import Pace, backward_seconds, forward_seconds, remembered
 from rcfast.eval.run.progress import duration
 from rcfast.eval.run.unit import STAGES, Unit
 from rcfast.training.recipe import Recipe
@@ -36,8 +35,9 @@ def describe(ctx: Context, outputs: Sequence[str], plan: Callable[[Context], lis
     """Return the text of a dry run; nothing is written. plan: the units of the outputs. Raises ConfigError."""
     make, _, given = builder(ctx)
     network, config = given or make(), ctx.config
-    _, backward = pass_seconds(network, ctx, Recipe().dtype(ctx.device))
-    forward, _ = pass_seconds(network, ctx, getattr(torch, config.vote.dtype or "float32"))
+    network = network.to(ctx.device)
+    backward = backward_seconds(network, ctx, Recipe().dtype(ctx.device))
+    forward = forward_seconds(voter(network, config.vote.dtype), ctx)
     rows = count(ctx, plan, Pace(forward, backward, remembered(ctx.store)))
     lines = [
         f"{config.data.name} ({len(ctx.dataset.train)} / {len(ctx.dataset.validation)} / "

@@ -13,7 +13,7 @@ import numpy as np
 from rcfast.calibration import LengthSearch, learn_length
 from rcfast.eval.results import Length
 from rcfast.eval.run.context import Context
-from rcfast.eval.run.defences import voter
+from rcfast.eval.run.defences import arithmetic, voter
 from rcfast.eval.run.networks import needed_for, network
 from rcfast.eval.run.store import Arrays
 from rcfast.eval.run.unit import Made, Unit, explained
@@ -36,13 +36,14 @@ class LearntLength(Unit):
         return needed_for(ctx, "point")
 
     def inputs(self, ctx: Context) -> dict[str, Any]:
-        own, vote = ctx.config.length, ctx.config.vote
+        own, vote, point = ctx.config.length, ctx.config.vote, network(ctx, "point")
+        dtype = arithmetic(point.model, vote.dtype)
         return {
             "version": LENGTH,
-            "network": network(ctx, "point").digest,
+            "network": point.digest,
             "validation": ctx.dataset.validation.fingerprint,
             "search": [own.r, own.r0, own.step, own.r_max, own.m, own.tolerance, own.stop],
-            "vote": [vote.clip, vote.alpha, vote.dtype, vote.chunk, vote.seeds[0]],
+            "vote": [vote.clip, vote.alpha, dtype, vote.chunk, vote.seeds[0]],
         }
 
     def compute(self, ctx: Context) -> Made:

@@ -3,10 +3,11 @@
 import copy
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rcfast import attacks
 from rcfast.eval.run.attack import Case, make, settings
@@ -67,25 +68,39 @@ class Pace:
         return radii * len(ctx.dataset.validation) * samples * self.forward
 
 
-def pass_seconds(model: nn.Module, ctx: Context, dtype: torch.dtype) -> tuple[float, float]:
-    """Return seconds per example of a forward pass, and of a forward and backward pass, measured in `dtype`."""
-    x = ctx.dataset.train.x[:128].to(ctx.device)
-    model = copy.deepcopy(model).to(ctx.device).eval()
+TRIED = 128  # examples in a pass that is timed
+
+
+def forward_seconds(call: Callable[[Tensor], Tensor], ctx: Context) -> float:
+    """Return seconds per example of a pass without gradient."""
+    x = ctx.dataset.train.x[:TRIED].to(ctx.device)
+    with torch.inference_mode():
+        return _least(lambda: call(x)) / len(x)
+
+
+def backward_seconds(model: nn.Module, ctx: Context, dtype: torch.dtype) -> float:
+    """Return seconds per example of a forward and backward pass in `dtype`."""
+    x = ctx.dataset.train.x[:TRIED].to(ctx.device)
+    model = copy.deepcopy(model).eval()
     if x.dim() == 4:
         model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
 
-    def run(grad: bool) -> float:
-        start = time.perf_counter()
-        reduced = torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32)
-        with torch.set_grad_enabled(grad), reduced:
-            logits = model(x.clone().requires_grad_(grad))
-        if grad:
-            logits.sum().backward()
-        logits.sum().item()
-        return (time.perf_counter() - start) / len(x)
+    def run() -> Tensor:
+        with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32):
+            total = model(x.clone().requires_grad_()).sum()
+        total.backward()
+        return total
 
-    run(True)
-    return min(run(False) for _ in range(3)), min(run(True) for _ in range(3))
+    return _least(run) / len(x)
+
+
+def _least(run: Callable[[], Tensor]) -> float:
+    took = []
+    for _ in range(4):  # the first one makes ready
+        start = time.perf_counter()
+        run().sum().item()  # what a GPU is given is finished by then
+        took.append(time.perf_counter() - start)
+    return min(took[1:])
 
 
 def remembered(store: Store) -> dict[str, float]:
