@@ -15,6 +15,7 @@ _NAMES = {
     "Votes": "classifier",
     "learn_length": "calibration",
     "LengthSearch": "calibration",
+    "Cube": "regions",
 }
 _MODULES = ("attacks", "data", "eval", "models", "ops", "reference", "regions", "stopping", "training")
 __all__ = [*_NAMES, *_MODULES]
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from .calibration import learn_length as learn_length
     from .classifier import RegionClassifier as RegionClassifier
     from .classifier import Votes as Votes
+    from .regions import Cube as Cube
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,9 @@
 
 import math
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -15,6 +17,7 @@ from .hardware import DtypeChoice
 from .regions import check_number
 from .running import Model, tensors
 
+Family = Callable[[float], regions.Region]  # what makes a region of a size
 BLOCK = (
     1024  # pairs of example and length voted on in one call: enough to fill the hardware, and the bar moves
 )
@@ -43,6 +46,7 @@ def learn_length(
     tolerance: float = 0.0,
     curve: bool = False,
     stop: str | None = "exact",
+    region: Family = regions.Cube,
     clip: regions.Clip = "intersect",
     alpha: float = 1e-3,
     seed: int = 0,
@@ -51,14 +55,17 @@ def learn_length(
     dtype: DtypeChoice = None,
     progress: bool = False,
 ) -> LengthSearch:
-    """Algorithm 1: raise r from ``r0`` by ``step`` while the votes are as accurate as the model.
+    """Algorithm 1: raise the size r from ``r0`` by ``step`` while the votes are as accurate as the model.
 
     ``x`` [N, ...] float32 in [0,1] with labels ``y`` [N] int64, N >= 1, on any device. ``tolerance``:
     accuracy that may be lost (0: the paper's loop). ``r_max``: where the search ends at the latest.
     ``curve``: score every length up to ``r_max``, as a figure wants it; r is the same. ``stop="exact"`` gives
     the accuracies of all m votes; ``"sequential"`` is some 30 times faster and agrees with it but for near
-    ties. Other arguments as for :class:`rcfast.RegionClassifier`. Every length uses the same random numbers,
-    scaled: the curve is smooth.
+    ties. Every length uses the same random numbers, scaled: the curve is smooth.
+
+    ``region``: the family searched, anything that makes a region of a size: ``rcfast.Cube`` (``clip`` is its),
+    ``rcfast.Gaussian``, ``lambda r: rcfast.Subspace(r, components)``. It is not asked for the size 0, where every
+    region is the example itself. Other arguments as for :class:`rcfast.RegionClassifier`.
 
     The model's accuracy is measured in the same precision as the votes: it is theirs at r = 0. If ``r0`` > 0
     does not hold, r is 0.0, where it holds by definition, and a RuntimeWarning says so.
@@ -73,19 +80,20 @@ def learn_length(
     step = check_number("step", step, 0, math.inf, "()")
     r_max = check_number("r_max", r_max, r0, math.inf, "[)")
     tolerance = check_number("tolerance", tolerance, 0, 1)
-    options: dict[str, Any] = {"m": m, "clip": clip, "stop": stop, "alpha": alpha, "seed": seed}
+    options: dict[str, Any] = {"m": m, "stop": stop, "alpha": alpha, "seed": seed}
     options |= {"num_classes": num_classes, "chunk": chunk, "dtype": dtype}
     classifier = RegionClassifier(model, 0.0, **options)
+    family = _checked(region, clip, (step if r0 == 0 else r0), x.shape)
     scorer = _Scorer(classifier, x, y, next((t.device for t in tensors(model)), x.device))
     radii = [round(r0 + k * step, 12) for k in range(math.floor((r_max - r0) / step + 1e-9) + 1)]
-    point = scorer.correct([0.0], m=1)[0]
+    point = scorer.correct([regions.Cube(0.0)], m=1)[0]
     allowed = point - tolerance * len(x) - 1e-9
     together = max(1, BLOCK // len(x))
     correct = [point] if r0 == 0 else []  # at r = 0 all points are the example itself
     with tqdm(total=len(radii) * len(x), desc="learn length", unit="example", disable=not progress) as bar:
         bar.update(len(correct) * len(x))
         for start in range(len(correct), len(radii), together):
-            correct += scorer.correct(radii[start : start + together], bar=bar)
+            correct += scorer.correct([family(r) for r in radii[start : start + together]], bar=bar)
             bar.set_postfix(r=radii[len(correct) - 1], accuracy=f"{correct[-1] / len(x):.2%}")
             if min(correct) < allowed and not curve:
                 break
@@ -116,28 +124,57 @@ class _Scorer:
     y: Tensor
     device: torch.device
 
-    def correct(self, radii: list[float], *, m: int | None = None, bar: Any = None) -> list[int]:
-        """The number of correct labels at each of ``radii``.
+    def correct(self, each: list[regions.Region], *, m: int | None = None, bar: Any = None) -> list[int]:
+        """The number of correct labels in each of the regions.
 
-        Small validation sets are voted on at several lengths at once: the few examples of each length that
-        take long then share their forward passes.
+        Small validation sets are voted on in several regions at once, where these differ in size alone: the few
+        examples of each that take long then share their forward passes.
         """
-        totals = torch.zeros(len(radii), dtype=torch.int64)
+        sizes = [region.size for region in each]
+        if any(each[0].resized(size) != region for size, region in zip(sizes[1:], each[1:], strict=True)):
+            return [self._correct(region, None, m, bar)[0] for region in each]
+        return self._correct(each[0], sizes, m, bar)
+
+    def _correct(self, region: regions.Region, sizes: Any, m: int | None, bar: Any) -> list[int]:
+        copies = len(sizes) if sizes else 1
+        totals = torch.zeros(copies, dtype=torch.int64)
         for start in range(0, len(self.x), BLOCK):
             x = self.x[start : start + BLOCK].to(self.device)
             y = self.y[start : start + BLOCK].to(self.device)
-            self.classifier.r = torch.tensor(
-                radii, dtype=torch.float32, device=self.device
-            ).repeat_interleave(len(x))
+            self.classifier.region = region
+            if sizes:
+                lengths = torch.tensor(sizes, dtype=torch.float32, device=self.device)
+                self.classifier.region = region.resized(lengths.repeat_interleave(len(x)))
             ids = regions.content_ids(x)
             votes = self.classifier.vote(
-                x.repeat(len(radii), *[1] * (x.ndim - 1)), example_ids=ids.repeat(len(radii)), m=m
+                x.repeat(copies, *[1] * (x.ndim - 1)), example_ids=ids.repeat(copies), m=m
             )
             _check_range(y, votes.counts.shape[1], start)
-            totals += (votes.label.view(len(radii), -1) == y).sum(1).cpu()
+            totals += (votes.label.view(copies, -1) == y).sum(1).cpu()
             if bar is not None:
                 bar.update(len(votes))
         return totals.tolist()
+
+
+def _checked(region: Any, clip: regions.Clip, size: float, shape: torch.Size) -> Family:
+    """The family ``region``, which makes a region of ``size`` that fits ``shape``. Raises TypeError, ValueError."""
+    if isinstance(region, regions.Region) or not callable(region):
+        raise TypeError(
+            f"region must be a family such as rcfast.Cube, from a size to a region, got {region!r}"
+        )
+    if region is regions.Cube:
+        family: Family = partial(regions.Cube, clip=regions.check_clip(clip))
+    elif clip != "intersect":
+        raise ValueError(f"clip belongs to rcfast.Cube, got clip = {clip!r} beside region = {region!r}")
+    else:
+        family = region
+    made = family(size)
+    if not isinstance(made, regions.Region):
+        raise TypeError(f"region must make a region of a size, got {made!r} for the size {size}")
+    if isinstance(made.size, Tensor):
+        raise TypeError(f"region must make a region of one size, got {made!r} for the size {size}")
+    made.check(shape)
+    return family
 
 
 def _check_labels(y: Any, n: int) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from . import ops, regions
 from .engine import Engine, Runner
 from .hardware import DtypeChoice
-from .regions import check_int, check_number
+from .regions import Region, as_region, check_int, check_number
 from .running import Model, evaluating, tensors
 from .stopping import STAKES, StoppingRule, check_stop
 
@@ -42,11 +42,12 @@ class RegionClassifier(nn.Module):
     ``model``: a module or callable that maps points [N, ...] in [0,1] to logits [N, L]. It is run in evaluation
     mode without gradients, left in the mode it was found in, and never changed. Its device is the classifier's.
 
-    ``r``: length (half-width) of the hypercube, a number, or a tensor [B] with one per example of every
-    batch.
+    ``region``: a :class:`rcfast.regions.Region`, such as ``rcfast.Cube(0.3)``; a number, or a tensor [B] with one
+    per example of every batch, is the length r (half-width) of the hypercube ``Cube(r, clip=clip)``; ``r=`` is the
+    same by name.
     ``m``: points per example, 1 to 2^31 - 1 (paper: 1,000).
-    ``clip``: ``"intersect"`` draws uniformly from the part of the cube inside [0,1]^n, as the paper does;
-    ``"clamp"`` draws from the cube and clamps, as other implementations do.
+    ``clip``: of that hypercube, and of no other region: ``"intersect"`` draws uniformly from the part of the cube
+    inside [0,1]^n, as the paper does; ``"clamp"`` draws from the cube and clamps, as other implementations do.
     ``stop``: ``"sequential"`` stops an example when the label of its region's largest share is known with
     error at most ``alpha``; ``"exact"`` when the remaining votes cannot change the label, which is therefore
     always the label of all m votes; None draws all m. See :mod:`rcfast.stopping`.
@@ -66,8 +67,9 @@ class RegionClassifier(nn.Module):
     def __init__(
         self,
         model: Model,
-        r: float | Tensor,
+        region: Region | float | Tensor | None = None,
         *,
+        r: float | Tensor | None = None,
         m: int = 1000,
         clip: regions.Clip = "intersect",
         stop: str | None = "sequential",
@@ -85,9 +87,10 @@ class RegionClassifier(nn.Module):
                 f"dtype must be torch.float32, torch.float16, torch.bfloat16, 'auto' or None, got {dtype}"
             )
         self.model = model
-        self.r = regions.check_radius(r)
+        if (region is None) == (r is None):
+            raise TypeError("give a region or a length r, " + ("got neither" if r is None else "got both"))
+        self.region = as_region(region if r is None else r, clip)  # type: ignore[arg-type]  # one of them is there
         self.m = check_int("m", m, 1, MAX_SAMPLES)
-        self.clip = regions.check_clip(clip)
         self.stop = check_stop(stop)
         self.alpha = check_number("alpha", alpha, 0, 1, "()")
         self.seed = None if seed is None else check_int("seed", seed, 0, 2**64 - 1)
@@ -98,6 +101,21 @@ class RegionClassifier(nn.Module):
         self.chunk = None if chunk is None else check_int("chunk", chunk, 1, MAX_SAMPLES)
         self.dtype = dtype
         self._engine = Engine(model, dtype, self.chunk)
+
+    @property
+    def r(self) -> float | Tensor:
+        """The size of the region; for a hypercube its half-width. May be assigned."""
+        return self.region.size
+
+    @r.setter
+    def r(self, size: float | Tensor) -> None:
+        self.region = self.region.resized(size)
+
+    @property
+    def clip(self) -> str | None:
+        """How the region keeps its points in [0, 1], None where it does not."""
+        clip: str | None = getattr(self.region, "clip", None)
+        return clip
 
     def vote(self, x: Tensor, *, example_ids: Tensor | None = None, m: int | None = None) -> Votes:
         """Votes on examples ``x`` [B, ...] float32 in [0,1] (other floating dtypes are rounded to it).
@@ -115,11 +133,7 @@ class RegionClassifier(nn.Module):
         ids = None if example_ids is None else regions.check_ids(example_ids, len(x))
         if ids is not None:
             regions.check_device("example_ids", ids, x.device)
-        r = self.r
-        if isinstance(r, Tensor) and r.shape != x.shape[:1]:
-            raise ValueError(
-                f"r must be a number or have the shape [{len(x)}] of the batch, got {list(r.shape)}"
-            )
+        self.region.check(x.shape)
         engine = self._current_engine()
         with engine.lock, evaluating(self.model):
             runner = engine.runner(x.shape[1:], x.device)
@@ -127,9 +141,8 @@ class RegionClassifier(nn.Module):
                 wanted = f"num_classes = {self.num_classes}"
                 raise ValueError(f"model must return {wanted} logits per point, got {runner.num_classes}")
             ids = self._ids(x) if ids is None else ids
-            r = r.to(x.device) if isinstance(r, Tensor) else r
             try:
-                outcome = self._count(runner, _Examples(x, r, ids), m)
+                outcome = self._count(runner, _Examples(x, self.region.to(x.device), ids), m)
             finally:
                 runner.release()
         return Votes(*outcome)
@@ -143,9 +156,8 @@ class RegionClassifier(nn.Module):
         return self.vote(x).counts.to(torch.float32)
 
     def extra_repr(self) -> str:
-        r = f"[{len(self.r)} lengths]" if isinstance(self.r, Tensor) else f"{self.r:g}"
-        names = ("m", "clip", "stop", "alpha", "seed", "num_classes", "chunk", "dtype")
-        return f"r={r}, " + ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        names = ("region", "m", "stop", "alpha", "seed", "num_classes", "chunk", "dtype")
+        return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
     def __getstate__(self) -> dict[str, Any]:
         return {k: v for k, v in self.__dict__.items() if k != "_engine"}  # measured anew where it arrives
@@ -203,15 +215,13 @@ class RegionClassifier(nn.Module):
         while start < len(active):
             group = _group(len(active) - start, last - first, runner.chunk.rows)
             some = active[start : start + group]
-            x, r, ids = examples.take(some)
+            x, region, ids = examples.take(some)
             votes = torch.zeros(group, runner.num_classes, dtype=torch.int32, device=x.device)
             done = first
             while done < last:
                 take = _piece(last - done, runner.chunk.rows // group)
                 out, points = runner.points(group, take, x.shape[1:], x.device)
-                ops.sample_hypercube_(
-                    out, x, r, seed=self._point_seed(), example_ids=ids, first_sample=done, clip=self.clip
-                )
+                region.fill(out, x, seed=self._point_seed(), example_ids=ids, first_sample=done)
                 try:
                     logits = runner.logits(points, group * take)
                 except torch.OutOfMemoryError:
@@ -235,12 +245,11 @@ class RegionClassifier(nn.Module):
 @dataclass(frozen=True)
 class _Examples:
     x: Tensor  # [B, ...]
-    r: float | Tensor  # or [B]
+    region: Region
     ids: Tensor  # [B]
 
-    def take(self, some: Tensor) -> tuple[Tensor, float | Tensor, Tensor]:
-        r = self.r[some] if isinstance(self.r, Tensor) else self.r
-        return self.x[some].to(torch.float32).contiguous(), r, self.ids[some]
+    def take(self, some: Tensor) -> tuple[Tensor, Region, Tensor]:
+        return self.x[some].to(torch.float32).contiguous(), self.region.take(some), self.ids[some]
 
 
 def _piece(samples: int, most: int) -> int:

@@ -30,7 +30,7 @@ MAKING = [
     ({"r": NAN}, ValueError, "r must be finite and >= 0, got nan"),
     ({"r": INF}, ValueError, "r must be finite and >= 0, got inf"),
     ({"r": "0.3"}, TypeError, "r must be a number or a floating tensor [B], got '0.3'"),
-    ({"r": None}, TypeError, "r must be a number or a floating tensor [B], got None"),
+    ({"r": None}, TypeError, "give a region or a length r, got neither"),
     ({"r": True}, TypeError, "r must be a number or a floating tensor [B], got True"),
     ({"r": torch.tensor([0.1, -0.2])}, ValueError, "r must be finite and >= 0, got -0.2"),
     ({"r": torch.tensor([NAN])}, ValueError, "got nan at index 0"),
@@ -234,7 +234,11 @@ SAMPLING = [
         TypeError,
         "dtype must be torch.float32, torch.float16 or torch.bfloat16, got",
     ),
-    ({"r": torch.zeros(3)}, ValueError, "r must be a number or have the shape [4], got [3]"),
+    (
+        {"r": torch.zeros(3)},
+        ValueError,
+        "r must be a number or have the shape [4] of the batch, got [3]",
+    ),
     ({"first_sample": -1}, ValueError, "first_sample must lie in [0, 2147483647], got -1"),
     ({"clip": "wrap"}, ValueError, "clip must be one of 'intersect', 'clamp', got 'wrap'"),
 ]

@@ -292,7 +292,7 @@ def test_state_repr_and_to() -> None:
     rc = RegionClassifier(model, 0.25, m=50)
     rc.vote(images())
     assert set(rc.state_dict()) == {f"model.{name}" for name in model.state_dict()}
-    assert "r=0.25, m=50, clip='intersect', stop='sequential', alpha=0.001" in repr(rc)
+    assert "region=Cube(r=0.25, clip='intersect'), m=50, stop='sequential', alpha=0.001" in repr(rc)
     assert "3 lengths" in repr(RegionClassifier(model, torch.zeros(3)))
     rc.to(torch.float64)
     assert rc.vote(images()).counts.shape == (12, 10)

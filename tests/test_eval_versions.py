@@ -14,7 +14,7 @@ from rcfast.eval.run import versions
 
 PINS = Path(__file__).with_name("stage_digests.json")
 SOURCE = Path(rcfast.__file__).parent
-VOTING = ("classifier.py", "regions.py", "stopping.py")
+VOTING = ("classifier.py", "regions/*.py", "stopping.py")
 WHERE = "eval/run/versions.py"
 STAGES = {  # name: its version, where that stands, the code that decides its results
     "train": (versions.NETWORK, f"NETWORK in {WHERE}", ("training/*.py", "models/*.py")),
