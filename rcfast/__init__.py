@@ -16,12 +16,26 @@ _NAMES = {
     "learn_length": "calibration",
     "LengthSearch": "calibration",
     "Cube": "regions",
+    "Certificates": "certificates",
+    "certify": "certificates",
 }
-_MODULES = ("attacks", "data", "eval", "models", "ops", "reference", "regions", "stopping", "training")
+_MODULES = (
+    "attacks",
+    "certificates",
+    "data",
+    "eval",
+    "models",
+    "ops",
+    "reference",
+    "regions",
+    "stopping",
+    "training",
+)
 __all__ = [*_NAMES, *_MODULES]
 
 if TYPE_CHECKING:
     from . import attacks as attacks
+    from . import certificates as certificates
     from . import data as data
     from . import models as models
     from . import ops as ops
@@ -31,6 +45,8 @@ if TYPE_CHECKING:
     from . import training as training
     from .calibration import LengthSearch as LengthSearch
     from .calibration import learn_length as learn_length
+    from .certificates import Certificates as Certificates
+    from .certificates import certify as certify
     from .classifier import RegionClassifier as RegionClassifier
     from .classifier import Votes as Votes
     from .regions import Cube as Cube

@@ -1,8 +1,10 @@
 """The region-based classifier: a majority vote over random points around each input (paper, section 5)."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,10 @@ from .hardware import DtypeChoice
 from .regions import Region, as_region, check_int, check_number
 from .running import Model, evaluating, tensors
 from .stopping import STAKES, StoppingRule, check_stop
+
+if TYPE_CHECKING:
+    from .certificates import Certificates
+    from .certificates.radii import Norm
 
 MAX_SAMPLES = 2**31 - 1
 _JUDGED = 1 << 20  # numbers that judging takes at a time
@@ -32,7 +38,11 @@ class Votes:
 
     @property
     def share(self) -> Tensor:
-        """[B] float32, the share of the votes that the label got."""
+        """[B] float32, the share of the votes that the label got.
+
+        Of a vote that stopped early it is no estimate of the label's share of the region: the vote stopped because it
+        was high (0.80 reads 0.83). :meth:`RegionClassifier.certify` bounds that share.
+        """
         return self.counts.gather(1, self.label[:, None])[:, 0].float() / self.samples
 
 
@@ -127,9 +137,51 @@ class RegionClassifier(nn.Module):
         Raises TypeError or ValueError for bad input before any work, and ValueError when the model returns
         NaN or another shape than [N, L].
         """
+        m = self.m if m is None else check_int("m", m, 1, MAX_SAMPLES)
+        with self._prepared(x, example_ids) as (runner, examples):
+            outcome = self._count(runner, examples, m)
+        return Votes(*outcome)
+
+    def tally(self, x: Tensor, first: int, last: int, *, example_ids: Tensor | None = None) -> Tensor:
+        """Votes per label of the points ``first`` to ``last`` - 1, no stopping: int32 [B, L].
+
+        The points are those of :meth:`vote`, so that tallies of neighbouring ranges add up. Raises like it.
+        """
+        check_int("first", first, 0, MAX_SAMPLES)
+        check_int("last", last, first, MAX_SAMPLES)
+        with self._prepared(x, example_ids) as (runner, examples):
+            counts = torch.zeros(len(x), runner.num_classes, dtype=torch.int32, device=x.device)
+            everyone = torch.arange(len(x), device=x.device)
+            self._draw(runner, examples, everyone, counts, first, last)
+            _check_cast(counts, last - first, everyone)
+        return counts
+
+    def certify(
+        self,
+        x: Tensor,
+        *,
+        n: int = 100_000,
+        n0: int = 100,
+        alpha: float | None = None,
+        radius: float | None = None,
+        gain: float | None = None,
+        sides: Literal[1, 2] = 1,
+        norm: "Norm | None" = None,
+        example_ids: Tensor | None = None,
+    ) -> "Certificates":
+        """:func:`rcfast.certify` with this classifier's model, region, seed, and ``alpha`` unless another is given."""
+        from . import certificates  # scipy takes a moment, and only certificates need it
+
+        question = certificates.Question(
+            n, n0, self.alpha if alpha is None else alpha, radius, gain, sides, norm
+        )
+        return certificates.answer(self, x, question, example_ids)
+
+    @contextmanager
+    def _prepared(self, x: Tensor, example_ids: Tensor | None) -> Iterator[tuple[Runner, "_Examples"]]:
+        """How to run the model on checked examples, inside its evaluation mode."""
         device = next((t.device for t in tensors(self.model)), None)
         x = regions.check_examples(x, device)
-        m = self.m if m is None else check_int("m", m, 1, MAX_SAMPLES)
         ids = None if example_ids is None else regions.check_ids(example_ids, len(x))
         if ids is not None:
             regions.check_device("example_ids", ids, x.device)
@@ -142,10 +194,9 @@ class RegionClassifier(nn.Module):
                 raise ValueError(f"model must return {wanted} logits per point, got {runner.num_classes}")
             ids = self._ids(x) if ids is None else ids
             try:
-                outcome = self._count(runner, _Examples(x, self.region.to(x.device), ids), m)
+                yield runner, _Examples(x, self.region.to(x.device), ids)
             finally:
                 runner.release()
-        return Votes(*outcome)
 
     def predict(self, x: Tensor) -> Tensor:
         """Labels [B] int64 of examples ``x`` [B, ...] float32 in [0,1]. Raises like :meth:`vote`."""

@@ -52,7 +52,15 @@ def namespace(digits: data.Dataset) -> dict[str, Any]:
 
 def test_every_page_with_python_is_run() -> None:
     pages = {path.name for path in DOCS.glob("*.md") if blocks(path.name)}
-    assert pages == {"attacks.md", "data.md", "evaluation.md", "statistics.md", "training.md", "voting.md"}
+    assert pages == {
+        "attacks.md",
+        "certificates.md",
+        "data.md",
+        "evaluation.md",
+        "statistics.md",
+        "training.md",
+        "voting.md",
+    }
 
 
 def test_voting(namespace: dict[str, Any], digits: data.Dataset) -> None:
@@ -73,6 +81,13 @@ def test_voting(namespace: dict[str, Any], digits: data.Dataset) -> None:
             )
             accepted.append(library)
     assert {"foolbox", "art"} <= set(accepted)  # the test extras
+
+
+def test_certificates(namespace: dict[str, Any]) -> None:
+    (certified,) = blocks("certificates.md")
+    run(certified, namespace)
+    assert namespace["right"].float().mean() > 0.8
+    assert (namespace["proven"].radius > 0.1).float().mean() > 0.5
 
 
 def test_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
