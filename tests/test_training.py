@@ -8,8 +8,9 @@ import torch.nn.functional as F
 from torch import nn
 from training_models import equal, linear
 
-from rcfast import data, models, training
+from rcfast import Cube, data, models, training
 from rcfast.data import Split
+from rcfast.regions import sample
 from rcfast.training import engine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -54,6 +55,35 @@ def test_loop_is_sgd_as_written(small):
     training.fit(model, small, seed=7, precision="float32", **settings)
     torch.testing.assert_close(model[1].weight.double(), w, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(model[1].bias.double(), b, atol=1e-5, rtol=1e-4)
+
+
+def test_noise_replaces_each_example_by_a_point_of_its_region(small):
+    """The loss of the first epoch, in one batch, is that of the points; each epoch draws others; it resumes equal."""
+    region = Cube(0.2, clip="clamp")
+    settings = {"batch_size": 65, "precision": "float32", "shift": 0, "seed": 3, "noise": region}
+    model, seen = linear(), []
+    model.register_forward_pre_hook(lambda module, args: seen.append(args[0].clone()))
+    result = training.fit(model, small, epochs=2, **settings)
+    order, points = [], []
+    for epoch in range(2):
+        g = torch.Generator().manual_seed(engine._derived(3, epoch, "order"))
+        order.append(torch.randperm(65, generator=g))
+        seed = engine._derived(3, epoch, "noise")
+        points.append(sample(small.x[order[-1]], region, 1, seed=seed, example_ids=order[-1])[:, 0])
+    trained_on = [x for x in seen if len(x) == 65]
+    assert torch.equal(trained_on[0], points[0])
+    assert torch.equal(trained_on[1], points[1])
+    expected = F.cross_entropy(linear()(points[0]), small.y[order[0]]).item()
+    assert result.history[0]["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_noise_is_part_of_a_checkpoint(small, tmp_path):
+    path = tmp_path / "a.safetensors"
+    training.fit(linear(), small, epochs=1, noise=Cube(0.2), checkpoint=path)
+    with pytest.raises(ValueError, match=r"method.noise.r is 0.2 there and 0.3 here"):
+        training.fit(linear(), small, epochs=1, noise=Cube(0.3), checkpoint=path)
+    with pytest.raises(TypeError, match="noise must be a region such as"):
+        training.fit(linear(), small, noise=0.3)
 
 
 def test_one_cycle():

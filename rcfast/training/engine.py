@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..data import Split
+from ..regions import Region, sample
 from ..running import Plain, device_of, mode, plain
 from .accuracy import evaluate
 from .checkpoints import below_prefix, load_weights, read_tensors, with_prefix, write_tensors
@@ -56,6 +57,7 @@ class Run:
     seed: int = 0
     checkpoint: str | os.PathLike[str] | None = None
     progress: bool = False
+    noise: Region | None = None  # the examples are replaced by points of it
 
 
 def optimise(
@@ -144,9 +146,10 @@ class _Loop:
             for step, index in enumerate(batches):
                 for group in self.optimizer.param_groups:
                     group["lr"] = recipe.learning_rate(number * self.steps + step, recipe.epochs * self.steps)
-                x = augment(self.data.x[index], recipe.shift, recipe.flip, generator).contiguous(
-                    memory_format=self.format
+                x = self._noisy(
+                    augment(self.data.x[index], recipe.shift, recipe.flip, generator), index, number
                 )
+                x = x.contiguous(memory_format=self.format)
                 labels = self.data.y[index]
                 with torch.autocast(
                     self.device.type, torch.bfloat16, enabled=recipe.dtype(self.device) == torch.bfloat16
@@ -168,6 +171,14 @@ class _Loop:
                 f"the loss became {row['loss']} in epoch {number + 1}; lr is {recipe.lr}: try less"
             )
         return {**row, "seconds": time.perf_counter() - begin}
+
+    def _noisy(self, x: Tensor, index: Tensor, epoch: int) -> Tensor:
+        """A point of the noise's region around each of ``x`` [B, ...]: a function of seed, epoch and example."""
+        if self.run.noise is None:
+            return x
+        region = self.run.noise.to(x.device).take(index)
+        seed = _derived(self.run.seed, epoch, "noise")
+        return sample(x, region, 1, seed=seed, example_ids=index)[:, 0]
 
 
 def augment(x: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Tensor:

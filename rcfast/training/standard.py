@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..data import Split
+from ..regions import Region
 from ..running import Plain
 from .engine import Run, TrainingResult, optimise
 from .recipe import recipe_for
@@ -22,6 +23,7 @@ def fit(
     seed: int = 0,
     checkpoint: str | os.PathLike[str] | None = None,
     progress: bool = False,
+    noise: Region | None = None,
     **settings: Any,
 ) -> TrainingResult:
     """Train a classifier in place by cross-entropy, SGD with Nesterov momentum and a one-cycle schedule.
@@ -37,6 +39,8 @@ def fit(
     checkpoint: file to which each finished epoch is written, atomically. Where it is there already, the run
         goes on from it and ends with the weights it would have had uninterrupted; a finished one is loaded.
     progress: show a bar.
+    noise: train on one point of the region around every example, drawn anew in each epoch, in place of the example
+        itself: networks for certificates (Cohen et al., 2019; Yang et al., 2020). None: on the examples.
 
     Raises TypeError or ValueError that names the argument before any work; ValueError for a checkpoint that
     is damaged or of another configuration; FloatingPointError if the loss becomes infinite or NaN.
@@ -47,8 +51,19 @@ def fit(
         logits = model(x)
         return F.cross_entropy(logits.float(), targets, label_smoothing=recipe.label_smoothing), logits
 
-    method = {"name": "fit"}
+    method: dict[str, Any] = {"name": "fit"}
+    if noise is not None:
+        if not isinstance(noise, Region):
+            raise TypeError(f"noise must be a region such as rcfast.Gaussian(0.25), got {noise!r}")
+        noise.check(train.x.shape)
+        method["noise"] = noise.identity()
     run = Run(
-        method=method, objective=objective, recipe=recipe, seed=seed, checkpoint=checkpoint, progress=progress
+        method=method,
+        objective=objective,
+        recipe=recipe,
+        seed=seed,
+        checkpoint=checkpoint,
+        progress=progress,
+        noise=noise,
     )
     return optimise(model, train, run, validation=validation)
