@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rcfast import models, ops
-from rcfast.eval.run.defences import arithmetic, voter
+from rcfast.eval.run.voter import Voter
 from rcfast.fused import FusedConv, fused, refresh
 
 pytestmark = pytest.mark.skipif(
@@ -167,8 +167,9 @@ def test_the_evaluation_votes_with_it_and_its_keys_say_so() -> None:
     model = network("digits_cnn")
     x = images(SHAPES["digits_cnn"])
     for dtype in ("", "float32"):
-        assert arithmetic(model, dtype) == f"{dtype} winograd".strip()
-        with torch.inference_mode():
-            assert torch.equal(voter(model, dtype)(x), fused(model)(x))  # type: ignore[misc]
-    assert arithmetic(model, "bfloat16") == "bfloat16"
-    assert arithmetic(nn.Linear(3, 2), "float32") == "float32"
+        voter = Voter(model, dtype)
+        assert voter.arithmetic(x) == f"{dtype} winograd".strip()
+        with torch.no_grad():
+            assert torch.equal(voter(x), fused(model)(x))  # type: ignore[misc]
+    assert Voter(model, "bfloat16").arithmetic(x) == "bfloat16"
+    assert Voter(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), "float32").arithmetic(x) == "float32"

@@ -126,6 +126,14 @@ def _switch(module: nn.Module, training: bool) -> None:
         module.train(training)
 
 
+def in_evaluation(model: Any) -> Any:
+    """The model itself, for good in evaluation mode as far as it has one."""
+    for module in modules(model):
+        if getattr(module, "training", False):
+            _switch(module, False)
+    return model
+
+
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
     """Evaluation mode without gradients inside, on ordinary tensors; afterwards the modes are as they were.

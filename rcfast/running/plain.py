@@ -73,6 +73,12 @@ class Plain(Wrapper):
             self._reformatted[key] = twin if twin is not None and agrees else self
         return self._reformatted[key]
 
+    def agrees(self, function: Model, x: Tensor) -> bool:
+        """Whether another function gives the same logits on inputs like x [N, ...], up to rounding."""
+        few = noise(x, self.tried)
+        with evaluating(self.model):
+            return _gives(function, few, self(few))
+
     def __repr__(self) -> str:
         return f"Plain({self.model!r})"
 

@@ -19,7 +19,7 @@ from rcfast.eval.results import Histograms, Results
 from rcfast.eval.run import attack
 from rcfast.eval.run.attack import Case, NetworkAttack
 from rcfast.eval.run.context import Context
-from rcfast.eval.run.defences import arithmetic, region_classifier
+from rcfast.eval.run.defences import region_classifier
 from rcfast.eval.run.examples import DrawnExamples, examples
 from rcfast.eval.run.length import LearntLength, length
 from rcfast.eval.run.networks import network
@@ -47,15 +47,15 @@ class LabelHistograms(Unit):
         yield from _attacks(ctx)
 
     def inputs(self, ctx: Context) -> dict[str, Any]:
-        vote, own = ctx.config.vote, examples(ctx)
+        vote, own, point = ctx.config.vote, examples(ctx), network(ctx, "point")
         return {
             "version": LABELS,
-            "network": network(ctx, "point").digest,
+            "network": point.digest,
             "r": length(ctx) or R,
             "m": vote.histogram_m,
             "clip": vote.clip,
             "chunk": vote.chunk,
-            "dtype": arithmetic(network(ctx, "point").model, vote.dtype),
+            "dtype": point.voter(vote.dtype).arithmetic(point.like),
             "seed": vote.seeds[0],
             "example": int(own.index[_row(ctx)]),
             "test": ctx.dataset.test.fingerprint,

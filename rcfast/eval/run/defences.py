@@ -11,12 +11,11 @@ classifier does. `--defence module:factory` names a callable `factory(model, dat
 tables call it (default: the factory's name).
 """
 
-import copy
 import hashlib
-import inspect
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -26,9 +25,10 @@ from torch import Tensor, nn
 from rcfast.classifier import RegionClassifier
 from rcfast.eval.results import DEFENCES
 from rcfast.eval.run.config import ConfigError, Vote
-from rcfast.eval.run.modules import load_factory
+from rcfast.eval.run.modules import code_digest, load_factory
 from rcfast.eval.run.store import digest_arrays
-from rcfast.fused import fused
+from rcfast.eval.run.voter import Voter
+from rcfast.running import Plain, device_of, evaluating, in_evaluation, plain
 
 _BATCH = 512  # fixed, so that a network rounds alike in every run
 
@@ -46,6 +46,24 @@ class Network:
     name: str
     model: nn.Module
     digest: str
+    like: Tensor  # [1,C,H,W]: the inputs are like this
+
+    @cached_property
+    def plain(self) -> Plain:
+        """The network as a function from inputs to logits, whatever it needs."""
+        return plain(self.model)
+
+    def voter(self, dtype: str) -> Voter:
+        """The network as it votes in a precision."""
+        voters: dict[str, Voter] = self.__dict__.setdefault("_voters", {})
+        if dtype not in voters:
+            voters[dtype] = Voter(self.model, dtype)
+        return voters[dtype]
+
+    def labels(self, x: Tensor) -> Tensor:
+        """Return the labels [N] of x [N,...], always in slices of one size."""
+        with evaluating(self.model):
+            return in_batches(lambda part: self.plain(part).argmax(1), x)
 
 
 @dataclass(frozen=True)
@@ -89,44 +107,15 @@ def point_judge(network: Network) -> Judge:
     """Return the plain network as a defence."""
 
     def label(x: Tensor, seed: int | None) -> Tensor:
-        return in_batches(lambda part: network.model(part).argmax(1), x)
+        return network.labels(x)
 
     return Judge(network.name, network.name, (None,), {"network": network.digest}, label)
-
-
-def _twin(model: nn.Module, dtype: str) -> tuple[nn.Module, bool]:
-    """Return `model` in a precision, and whether its convolutions are on our own kernel."""
-    twin = copy.deepcopy(model).to(getattr(torch, dtype)) if dtype else model
-    own = fused(twin.eval())
-    return (twin, False) if own is None else (own, True)
-
-
-def arithmetic(model: nn.Module, dtype: str) -> str:
-    """Return how votes are computed, as keys say it: what rounds otherwise is another part."""
-    return f"{dtype} winograd".strip() if _twin(model, dtype)[1] else dtype
-
-
-def voter(model: nn.Module, dtype: str) -> Callable[[Tensor], Tensor]:
-    """Return `model` as a plain function that always rounds alike.
-
-    Given the module itself, the classifier picks precision and memory format by timing, and a vote on a tie
-    could differ between two runs.
-    """
-    kind = getattr(torch, dtype) if dtype else None
-    twin, _ = _twin(model, dtype)
-
-    def call(points: Tensor) -> Tensor:
-        if points.dim() == 4:
-            points = points.to(memory_format=torch.channels_last)
-        return twin(points if kind is None else points.to(kind))
-
-    return call
 
 
 def region_classifier(network: Network, r: float, vote: Vote, *, seed: int) -> RegionClassifier:
     """Return the region-based classifier that the run measures."""
     return RegionClassifier(
-        voter(network.model, vote.dtype),
+        network.voter(vote.dtype),
         r,
         m=vote.m,
         clip=vote.clip,  # type: ignore[arg-type]
@@ -147,7 +136,7 @@ def region_judge(network: Network, r: float, vote: Vote) -> Judge:
         "stop": vote.stop,
         "alpha": vote.alpha if vote.stop == "sequential" else None,
         "chunk": vote.chunk,
-        "dtype": arithmetic(network.model, vote.dtype),
+        "dtype": network.voter(vote.dtype).arithmetic(network.like),
     }
 
     def label(x: Tensor, seed: int | None) -> Tensor:
@@ -156,17 +145,29 @@ def region_judge(network: Network, r: float, vote: Vote) -> Judge:
     return Judge("region", network.name, tuple(vote.seeds), identity, label)
 
 
-def source_digest(thing: Any) -> str:
-    """Return the sha256 of the file that defines `thing`, so that an edited defence is measured anew."""
-    path = inspect.getsourcefile(thing)
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest() if path else ""
-
-
 def weights_digest(model: nn.Module, described: Mapping[str, Any] | None = None) -> str:
     """Return the sha256 of a network's parameters and buffers, with its class and `described`."""
-    arrays = {name: value.detach().cpu().float().numpy() for name, value in model.state_dict().items()}
+    arrays = {name: _array(value) for name, value in model.state_dict().items()}
     kind = f"{type(model).__module__}.{type(model).__qualname__}|{sorted((described or {}).items())}"
+    if isinstance(model, torch.jit.ScriptModule):  # a frozen one holds its weights in its code
+        graph = model.inlined_graph
+        arrays |= {f"constant {k}": _array(value) for k, value in enumerate(_constants(graph))}
+        kind += "|" + re.sub(r"___torch_mangle_\d+|#.*", "", str(graph))
     return hashlib.sha256(f"{kind}|{digest_arrays(arrays)}".encode()).hexdigest()
+
+
+def _constants(graph: Any) -> Iterator[Tensor]:
+    for node in graph.nodes():
+        if "value" in node.attributeNames() and node.kindOf("value") == "t":
+            yield node.t("value")
+        for block in node.blocks():
+            yield from _constants(block)
+
+
+def _array(value: Tensor) -> np.ndarray:
+    """Values as they are; those that NumPy does not know as float32, which holds them."""
+    value = value.detach().cpu()
+    return value.numpy() if value.dtype == torch.float64 else value.float().numpy()
 
 
 def user_defence(spec: str, network: Network, dataset: Any) -> tuple[Judge, Network | None]:
@@ -185,14 +186,14 @@ def user_defence(spec: str, network: Network, dataset: Any) -> tuple[Judge, Netw
         raise ConfigError(
             f"--defence: the name {name!r} is taken by a defence of the paper; give it another `name`"
         )
-    code = source_digest(factory)
+    code = code_digest(factory)
     model = getattr(defence, "model", None)
     own = None
     if model is not None:
         if not isinstance(model, nn.Module):
             raise ConfigError(f"--defence: model must be a torch module, got {type(model).__name__}")
-        own = Network(name, model.eval(), weights_digest(model, {"code": code}))
-    probe = dataset.test.x[:64].to(next(network.model.parameters()).device)
+        own = Network(name, in_evaluation(model), weights_digest(model, {"code": code}), network.like)
+    probe = dataset.test.x[:64].to(device_of(network.model) or "cpu")
     said = _checked_labels(defence, probe, spec)
     identity = {"spec": spec, "code": code, "network": network.digest, "probe": said.tolist()}
 
@@ -203,7 +204,7 @@ def user_defence(spec: str, network: Network, dataset: Any) -> tuple[Judge, Netw
 
 
 def _checked_labels(defence: Any, x: Tensor, spec: str) -> Tensor:
-    said = defence.label(x)
+    said = defence.label(x.clone())  # a defence may work in place, and the data are not its own
     if not isinstance(said, Tensor) or said.shape != x.shape[:1] or said.is_floating_point():
         shape = tuple(said.shape) if isinstance(said, Tensor) else type(said).__name__
         raise ConfigError(f"--defence {spec}: label(x) must return integer labels [{len(x)}], got {shape}")

@@ -4,12 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from rcfast.eval.run.context import Context
-from rcfast.eval.run.defences import voter
 from rcfast.eval.run.examples import DrawnExamples
 from rcfast.eval.run.networks import builder
 from rcfast.eval.run.pace import Pace, backward_seconds, forward_seconds, remembered
 from rcfast.eval.run.progress import duration
 from rcfast.eval.run.unit import STAGES, Unit
+from rcfast.eval.run.voter import Voter
 from rcfast.training.recipe import Recipe
 
 DRAWING = 20.0  # seconds
@@ -37,7 +37,7 @@ def describe(ctx: Context, outputs: Sequence[str], plan: Callable[[Context], lis
     network, config = given or make(), ctx.config
     network = network.to(ctx.device)
     backward = backward_seconds(network, ctx, Recipe().dtype(ctx.device))
-    forward = forward_seconds(voter(network, config.vote.dtype), ctx)
+    forward = forward_seconds(Voter(network, config.vote.dtype), ctx)
     rows = count(ctx, plan, Pace(forward, backward, remembered(ctx.store)))
     lines = [
         f"{config.data.name} ({len(ctx.dataset.train)} / {len(ctx.dataset.validation)} / "

@@ -51,9 +51,14 @@ class DrawnExamples(Unit):
         }
 
     def compute(self, ctx: Context) -> Made:
-        model = network(ctx, "point").model
-        with torch.no_grad(), explained(str(self)):
-            said = in_batches(lambda x: model(x.to(ctx.device)).argmax(1).cpu(), ctx.dataset.test.x).numpy()
+        point = network(ctx, "point")
+        with explained(str(self)):
+            said = in_batches(lambda x: point.labels(x.to(ctx.device)).cpu(), ctx.dataset.test.x).numpy()
+            if not point.plain.needs(ctx.dataset.test.x[:1].to(ctx.device)).repeats:
+                ctx.warn(
+                    "the undefended network answers differently each time it is given the same input: what it "
+                    "says, and what attacks find on it, varies from run to run"
+                )
         found = draw(ctx.config, ctx.dataset, said)
         if not found["drawn"]:
             raise ConfigError(

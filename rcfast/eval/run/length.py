@@ -13,7 +13,6 @@ import numpy as np
 from rcfast.calibration import LengthSearch, learn_length
 from rcfast.eval.results import Length
 from rcfast.eval.run.context import Context
-from rcfast.eval.run.defences import arithmetic, voter
 from rcfast.eval.run.networks import needed_for, network
 from rcfast.eval.run.store import Arrays
 from rcfast.eval.run.unit import Made, Unit, explained
@@ -37,7 +36,7 @@ class LearntLength(Unit):
 
     def inputs(self, ctx: Context) -> dict[str, Any]:
         own, vote, point = ctx.config.length, ctx.config.vote, network(ctx, "point")
-        dtype = arithmetic(point.model, vote.dtype)
+        dtype = point.voter(vote.dtype).arithmetic(point.like)
         return {
             "version": LENGTH,
             "network": point.digest,
@@ -122,7 +121,7 @@ def search(ctx: Context, **radii: Any) -> LengthSearch:
     own, vote, validation = ctx.config.length, ctx.config.vote, ctx.dataset.validation
     with explained("the search for r"):
         return learn_length(
-            voter(network(ctx, "point").model, vote.dtype),
+            network(ctx, "point").voter(vote.dtype),
             validation.x.to(ctx.device),
             validation.y.to(ctx.device),
             m=own.m,

@@ -14,10 +14,11 @@ from torch import nn
 from rcfast import attacks, models, training
 from rcfast.eval.run.config import TRAINED, TRAINING_ATTACK, Config, ConfigError
 from rcfast.eval.run.context import Context
-from rcfast.eval.run.defences import Network, source_digest, weights_digest
-from rcfast.eval.run.modules import load_factory
+from rcfast.eval.run.defences import Network, weights_digest
+from rcfast.eval.run.modules import code_digest, load_factory
 from rcfast.eval.run.unit import Made, Unit, explained
 from rcfast.eval.run.versions import ATTACK, NETWORK
+from rcfast.running import in_evaluation
 
 if TYPE_CHECKING:
     from rcfast.eval.run.pace import Pace
@@ -102,13 +103,14 @@ def _network(ctx: Context, name: str) -> Network:
         assert own is not None, f"no network is called {name}"
         return own
     make, described, given = builder(ctx)
+    like = ctx.dataset.test.x[:1].to(ctx.device)
     if name == "point" and given is not None:
         given = given.to(ctx.device)
-        return Network(name, given, weights_digest(given, {"source": described}))
+        return Network(name, given, weights_digest(given, {"source": described}), like)
     part = ctx.part(TrainedNetwork(name))
     # Also when just trained: a network fresh from training keeps another memory format and rounds otherwise.
     model, _ = training.load_model(part.path, model=make())
-    return Network(name, model.to(ctx.device).eval(), part.digest)
+    return Network(name, model.to(ctx.device).eval(), part.digest, like)
 
 
 def builder(ctx: Context) -> tuple[Callable[[], nn.Module], Described, nn.Module | None]:
@@ -144,8 +146,8 @@ def build_network(
     own = factory()
     if not isinstance(own, nn.Module):
         raise ConfigError(f"--model: {source} must return a torch module, got {type(own).__name__}")
-    described = {"factory": source, "code": source_digest(factory), "seed": seed}
-    return lambda: fresh(factory(), seed), described, None if config.model.train else own.eval()
+    described = {"factory": source, "code": code_digest(factory), "seed": seed}
+    return lambda: fresh(factory(), seed), described, None if config.model.train else in_evaluation(own)
 
 
 def fresh(model: nn.Module, seed: int) -> nn.Module:

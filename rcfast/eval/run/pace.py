@@ -1,6 +1,5 @@
 """How long work takes: a guess from the speed of the network here and from what this folder has seen."""
 
-import copy
 import json
 import time
 from collections.abc import Callable
@@ -13,6 +12,7 @@ from rcfast import attacks
 from rcfast.eval.run.attack import Case, make, settings
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.store import Store, digest
+from rcfast.running import evaluating, plain
 
 # Passes forward and backward, in the precision of training, that take the time of one adversarial example, as
 # measured on MNIST in batches of 90.
@@ -74,22 +74,22 @@ TRIED = 128  # examples in a pass that is timed
 def forward_seconds(call: Callable[[Tensor], Tensor], ctx: Context) -> float:
     """Return seconds per example of a pass without gradient."""
     x = ctx.dataset.train.x[:TRIED].to(ctx.device)
-    with torch.inference_mode():
+    with torch.no_grad():
         return _least(lambda: call(x)) / len(x)
 
 
 def backward_seconds(model: nn.Module, ctx: Context, dtype: torch.dtype) -> float:
     """Return seconds per example of a forward and backward pass in `dtype`."""
     x = ctx.dataset.train.x[:TRIED].to(ctx.device)
-    model = copy.deepcopy(model).eval()
-    if x.dim() == 4:
-        model, x = model.to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    function = plain(model).reformatted(x)
 
     def run() -> Tensor:
-        with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32):
-            total = model(x.clone().requires_grad_()).sum()
-        total.backward()
-        return total
+        leaf = x.clone().requires_grad_()
+        with evaluating(model), torch.enable_grad():
+            with torch.autocast(x.device.type, dtype=dtype, enabled=dtype != torch.float32):
+                total = function(leaf).sum()
+            torch.autograd.grad(total, leaf)
+        return total.detach()
 
     return _least(run) / len(x)
 

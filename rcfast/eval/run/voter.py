@@ -1,0 +1,65 @@
+"""A network as it votes: always in the same way, so that it always rounds alike."""
+
+import copy
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rcfast.eval.run.config import ConfigError
+from rcfast.fused import fused
+from rcfast.running import Model, floating_dtype, plain, tensors
+
+
+class Voter:
+    """A network as a plain function from points [N,...] to logits, in one precision.
+
+    Given the module itself, the classifier picks precision and memory format by timing, and a vote on a tie could
+    differ between two runs. Here the first way that the network can go is taken: its convolutions on our kernel,
+    channels_last, contiguous.
+
+    dtype: name of the precision; "" for that of the network. Raises ConfigError where it cannot be had.
+    """
+
+    def __init__(self, model: nn.Module, dtype: str = "") -> None:
+        kind = getattr(torch, dtype) if dtype else None
+        own = kind is None or not tensors(model) or floating_dtype(model) == kind
+        self.dtype, self._plain = dtype, plain(model if own else _converted(model, dtype))
+        self._fused: dict[Any, Model | None] = {}
+
+    def __call__(self, points: Tensor) -> Tensor:
+        if self._plain.needs(points).channels_last:
+            points = points.to(memory_format=torch.channels_last)
+        return (self._on_our_kernel(points) or self._plain)(points)
+
+    def arithmetic(self, like: Tensor) -> str:
+        """Return how votes on such points are computed, as keys say it: what rounds otherwise is another part."""
+        return f"{self.dtype} winograd".strip() if self._on_our_kernel(like) else self.dtype
+
+    def _on_our_kernel(self, points: Tensor) -> Model | None:
+        key = (points.shape[1:], points.device)
+        if key not in self._fused:
+            twin = _fused(self._plain.model)
+            self._fused[key] = twin if twin is not None and self._plain.agrees(twin, points) else None
+        return self._fused[key]
+
+
+def _fused(model: Any) -> Model | None:
+    try:
+        twin = fused(model)
+    except (
+        AttributeError,
+        TypeError,
+        RuntimeError,
+    ):  # a module that is no ordinary object, such as TorchScript
+        return None
+    return None if twin is None else plain(twin)
+
+
+def _converted(model: nn.Module, dtype: str) -> nn.Module:
+    try:
+        return copy.deepcopy(model).to(getattr(torch, dtype))
+    except Exception as error:  # whatever a module does to say that there is one of it
+        raise ConfigError(
+            f"vote.dtype: the network cannot be copied in {dtype} ({error}); take its own: --set vote.dtype="
+        ) from error

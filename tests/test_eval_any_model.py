@@ -1,0 +1,172 @@
+"""The evaluation of networks that people bring, and what their results are made from."""
+
+import hashlib
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from rcfast import data
+from rcfast.eval import cli
+from rcfast.eval.run.defences import Network, weights_digest
+from rcfast.eval.run.modules import code_digest, load_factory
+from rcfast.eval.run.voter import Voter
+from rcfast.running import evaluating
+
+NETS = '''
+import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    """Views, works in place, answers with a dict."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.last = nn.Conv2d(1, 8, 3), nn.Linear(288, 10)
+
+    def forward(self, x):
+        x.sub_(0.5)
+        return {"logits": self.last(self.first(x).relu().view(len(x), -1)), "mean": x.mean()}
+
+
+def odd():
+    return Net()
+
+
+def half():
+    return Net().bfloat16()
+
+
+def double():
+    return Net().double()
+'''
+SMALL = [
+    'attacks.names=["T-FGSM","DeepFool"]',
+    'defences=["point","region"]',
+    "protocol.examples=2",
+    "protocol.targets=1",
+    "model.train=true",
+    "train.point.epochs=2",
+    "vote.m=20",
+    "vote.seeds=[0]",
+    "length.step=0.25",
+    "length.m=20",
+]
+
+
+@pytest.fixture(autouse=True)
+def own_modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The working folder is the test's; its modules are forgotten afterwards."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    before = set(sys.modules)
+    yield
+    for name in set(sys.modules) - before:
+        file = getattr(sys.modules[name], "__file__", None)
+        if file is None or Path(file).is_relative_to(tmp_path):
+            del sys.modules[name]
+
+
+@pytest.mark.parametrize("factory", ["odd", "half", "double"])
+def test_a_network_of_any_kind_is_trained_attacked_and_voted_on(factory: str, tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(NETS)
+    settings = [word for setting in SMALL for word in ("--set", setting)]
+    command = ["--model", f"nets:{factory}", "--only", "table3,table4,table5", "--out", "out", "--quiet"]
+    assert cli.main([*command, *settings]) == cli.DONE
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    accuracy = {row["defence"]: row["correct"] / row["n"] for row in results["accuracy"]}
+    assert accuracy["point"] > 0.6
+    assert accuracy["region"] > 0.6
+
+
+# ---- what results are made from
+
+
+def write(tmp_path: Path, **files: str) -> None:
+    for name, text in files.items():
+        path = tmp_path / (name.replace("__", "/") + ".py")
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+
+
+FILES = {
+    "mine": "from own_parts import layers\nimport numpy\n\n\ndef make():\n    from own_late import width\n",
+    "own_parts__init": "",
+    "own_parts__layers": "from . import deep\nfrom .deep import depth\n",
+    "own_parts__deep": "depth = 3\n",
+    "own_late": "width = 5\n",
+    "own_stranger": "nobody = 'imports this'\n",
+}
+
+
+def digest(tmp_path: Path, **changes: str) -> str:
+    files = {**FILES, **changes}
+    write(tmp_path, **{name: text for name, text in files.items() if name != "own_parts__init"})
+    (tmp_path / "own_parts" / "__init__.py").write_text(files["own_parts__init"])
+    return code_digest(load_factory("mine:make", option="--model"))
+
+
+def test_all_code_that_a_factory_imports_is_part_of_its_key(tmp_path: Path) -> None:
+    base = digest(tmp_path)
+    assert digest(tmp_path) == base
+    assert digest(tmp_path, own_stranger="changed = 1\n") == base
+    changed = [
+        digest(tmp_path, **{name: FILES[name] + "\n# changed\n"}) for name in FILES if name != "own_stranger"
+    ]
+    assert len({base, *changed}) == 6
+
+
+def test_installed_packages_are_part_of_a_key_by_version(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from importlib import metadata
+
+    base, real = digest(tmp_path), metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "0.0" if name == "numpy" else real(name))
+    assert digest(tmp_path) != base
+
+
+def test_weights_are_told_apart_in_every_precision() -> None:
+    net = nn.Linear(2, 2).double()
+    before = weights_digest(net)
+    with torch.no_grad():
+        net.weight += 1e-12
+    assert weights_digest(net) != before
+    single = nn.Linear(2, 2)
+    assert weights_digest(single.bfloat16()) == weights_digest(single)  # the same values
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_frozen_networks_are_told_apart_by_their_code() -> None:
+    def frozen(value: float) -> Any:
+        net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2)).eval()
+        nn.init.constant_(net[1].weight, value)
+        nn.init.zeros_(net[1].bias)
+        return torch.jit.freeze(torch.jit.trace(net, torch.rand(2, 4)))
+
+    assert weights_digest(frozen(1.0)) == weights_digest(frozen(1.0))
+    assert weights_digest(frozen(1.0)) != weights_digest(frozen(2.0))
+
+
+# ---- how it is run
+
+
+def test_the_network_of_a_run_may_work_in_place_and_view(tmp_path: Path) -> None:
+    write(tmp_path, nets=NETS)
+    net = load_factory("nets:odd", option="--model")()
+    x = data.load("digits").test.x[:20]
+    kept = hashlib.sha256(x.numpy().tobytes()).hexdigest()
+    with evaluating(net):
+        expected = net(x.clone())["logits"].argmax(1)
+    assert torch.equal(Network("point", net, "", x[:1]).labels(x), expected)
+    for dtype in ("", "float32", "bfloat16"):
+        labels = Voter(net, dtype)(x).argmax(1)
+        assert (labels == expected).float().mean() > 0.7
+    assert hashlib.sha256(x.numpy().tobytes()).hexdigest() == kept
