@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 
 #include "core/philox.h"
+#include "core/quantile.h"
 #include "kernels.h"
 
 namespace py = pybind11;
@@ -40,6 +41,35 @@ void sample_hypercube(Address out, int dtype, Address x, double r, Address r_eac
     if (!stream) return rcfast::cpu::sample_hypercube(args, threads);
 #if defined(RCFAST_CUDA)
     rcfast::cuda::sample_hypercube(args, pointer<void>(*stream));
+#else
+    throw std::runtime_error("rcfast was built without CUDA");
+#endif
+}
+
+void sample_noise(Address out, int dtype, Address x, double size, Address size_each, Address example_ids,
+                  int64_t seed, Address seed_tensor, int64_t first_sample, Address first_sample_tensor,
+                  int64_t batch, int64_t samples, int64_t n, int64_t channels, int noise, bool clamp,
+                  int threads, std::optional<Address> stream) {
+    const rcfast::SampleNoise args{pointer<void>(out),
+                                   static_cast<rcfast::Dtype>(dtype),
+                                   pointer<const float>(x),
+                                   pointer<const float>(size_each),
+                                   size,
+                                   pointer<const int64_t>(example_ids),
+                                   pointer<const int64_t>(seed_tensor),
+                                   static_cast<uint64_t>(seed),
+                                   static_cast<uint32_t>(first_sample),
+                                   pointer<const int64_t>(first_sample_tensor),
+                                   batch,
+                                   samples,
+                                   n,
+                                   channels,
+                                   static_cast<rcfast::Noise>(noise),
+                                   clamp};
+    const py::gil_scoped_release release;
+    if (!stream) return rcfast::cpu::sample_noise(args, threads);
+#if defined(RCFAST_CUDA)
+    rcfast::cuda::sample_noise(args, pointer<void>(*stream));
 #else
     throw std::runtime_error("rcfast was built without CUDA");
 #endif
@@ -107,6 +137,15 @@ py::tuple philox4x32_10(const std::array<uint32_t, 4>& counter, const std::array
     return py::make_tuple(words.w[0], words.w[1], words.w[2], words.w[3]);
 }
 
+// The polynomials of core/quantile.h, for the tests and the reference: rows of coefficients, the highest
+// power first.
+std::vector<std::vector<float>> quantile_table(bool exponential) {
+    std::vector<std::vector<float>> rows;
+    for (const auto& row : exponential ? rcfast::core::kExponential : rcfast::core::kNormal)
+        rows.emplace_back(row, row + rcfast::core::kQuantileColumns);
+    return rows;
+}
+
 py::dict build_info() {
     py::dict info;
 #if defined(RCFAST_CUDA)
@@ -127,10 +166,12 @@ py::dict build_info() {
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
     m.doc() = "Native kernels of rcfast; use them through rcfast.ops.";
     m.def("sample_hypercube", &sample_hypercube);
+    m.def("sample_noise", &sample_noise);
     m.def("vote", &vote);
     m.def("saliency_pair", &saliency_pair);
     m.def("conv3x3", &conv3x3);
     m.def("philox4x32_10", &philox4x32_10, py::arg("counter"), py::arg("key"));
+    m.def("quantile_table", &quantile_table, py::arg("exponential"));
     m.def("build_info", &build_info);
     m.def("use_instruction_set", &rcfast::cpu::use_instruction_set, py::arg("name"));
 }

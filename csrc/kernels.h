@@ -27,6 +27,27 @@ struct SampleHypercube {
     Clip clip;
 };
 
+// Noise around examples: independent coordinates, or a uniform point in or on a ball.
+enum class Noise : int { gaussian = 0, laplace = 1, l2_ball = 2, l1_ball = 3, sphere = 4 };
+constexpr bool is_independent(Noise noise) { return noise == Noise::gaussian || noise == Noise::laplace; }
+
+// out [batch, samples, n] <- x [batch, n] + noise, clamped to [0,1] or not; fields as in SampleHypercube.
+struct SampleNoise {
+    void* out;
+    Dtype dtype;
+    const float* x;
+    const float* size_each;  // [batch], or null: size for all
+    double size;             // standard deviation, scale or radius
+    const int64_t* example_ids;
+    const int64_t* seed_tensor;
+    uint64_t seed;
+    uint32_t first_sample;
+    const int64_t* first_sample_tensor;
+    int64_t batch, samples, n, channels;
+    Noise noise;
+    bool clamp;
+};
+
 // counts [batch, labels] += histogram over samples of the argmax of logits [batch, samples, labels].
 // Ties go to the lowest label; a row with a NaN casts no vote.
 struct Vote {
@@ -66,6 +87,7 @@ constexpr int kConvFilters = 16;
 
 namespace cpu {
 void sample_hypercube(const SampleHypercube& args, int threads);
+void sample_noise(const SampleNoise& args, int threads);
 void vote(const Vote& args, int threads);
 void saliency_pair(const SaliencyPair& args, int threads);
 void conv3x3(const Conv3x3& args, int threads);
@@ -79,6 +101,7 @@ void use_instruction_set(const std::string& name);  // for tests and benches; th
 // Asynchronous on `stream` of the current device; throw std::runtime_error when a launch is refused.
 namespace cuda {
 void sample_hypercube(const SampleHypercube& args, void* stream);
+void sample_noise(const SampleNoise& args, void* stream);
 void vote(const Vote& args, void* stream);
 void saliency_pair(const SaliencyPair& args, void* stream);
 }  // namespace cuda

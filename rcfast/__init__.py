@@ -18,6 +18,11 @@ _NAMES = {
     "Cube": "regions",
     "Certificates": "certificates",
     "certify": "certificates",
+    "Gaussian": "regions",
+    "L1Ball": "regions",
+    "L2Ball": "regions",
+    "Laplace": "regions",
+    "Sphere": "regions",
 }
 _MODULES = (
     "attacks",
@@ -50,6 +55,11 @@ if TYPE_CHECKING:
     from .classifier import RegionClassifier as RegionClassifier
     from .classifier import Votes as Votes
     from .regions import Cube as Cube
+    from .regions import Gaussian as Gaussian
+    from .regions import L1Ball as L1Ball
+    from .regions import L2Ball as L2Ball
+    from .regions import Laplace as Laplace
+    from .regions import Sphere as Sphere
 
 
 def __getattr__(name: str) -> Any:

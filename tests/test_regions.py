@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 
 import rcfast
-from rcfast import Cube, RegionClassifier, learn_length, regions
+from rcfast import (
+    Cube,
+    Gaussian,
+    L1Ball,
+    L2Ball,
+    Laplace,
+    RegionClassifier,
+    Sphere,
+    learn_length,
+    regions,
+)
 from rcfast.regions import Region
 
 X = torch.rand(3, 2, 5, generator=torch.Generator().manual_seed(1))
@@ -21,6 +31,13 @@ REGIONS: list[Region] = [
     Cube(0.3),
     Cube(0.3, clip="clamp"),
     Cube(torch.tensor([0.1, 0.0, 2.0])),
+    Gaussian(0.3),
+    Gaussian(torch.tensor([0.1, 0.5, 2.0]), clip="clamp"),
+    Laplace(0.3),
+    L2Ball(0.7),
+    L2Ball(torch.tensor([0.1, 0.0, 2.0]), clip="clamp"),
+    L1Ball(1.5),
+    Sphere(1.2),
 ]
 
 
@@ -110,6 +127,17 @@ BAD = [
     (lambda: RegionClassifier(model, 0.3, r=0.3), TypeError, "give a region or a length r, got both"),
     (lambda: RegionClassifier(model, Cube(0.3), clip="clamp"), ValueError, "clip belongs to a length r"),
     (lambda: Cube(-1.0), ValueError, "r must be finite and >= 0, got -1.0"),
+    (lambda: Gaussian(0.0), ValueError, "sigma must be finite and > 0, got 0.0"),
+    (
+        lambda: Gaussian(torch.tensor([0.1, -1.0])),
+        ValueError,
+        "sigma must be finite and > 0, got -1.0 at index 1",
+    ),
+    (lambda: Laplace(-2), ValueError, "scale must be finite and > 0, got -2.0"),
+    (lambda: Laplace("wide"), TypeError, "scale must be a number or a floating tensor [B], got 'wide'"),
+    (lambda: L2Ball(float("nan")), ValueError, "r must be finite and >= 0, got nan"),
+    (lambda: Sphere(float("inf")), ValueError, "r must be finite and >= 0, got inf"),
+    (lambda: L1Ball(1.0, clip="intersect"), ValueError, "clip must be None or 'clamp', got 'intersect'"),
     (lambda: Cube(0.1, clip="wrap"), ValueError, "clip must be one of 'intersect', 'clamp', got 'wrap'"),
     (
         lambda: learn_length(model, X, torch.zeros(3, dtype=torch.int64), region=Cube(0.3)),

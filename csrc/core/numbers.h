@@ -65,17 +65,17 @@ RCFAST_HD bf16 narrow<bf16>(float v) {
 #endif
 }
 
-// Points lie in [0,1]: no sign, no overflow.
 template <>
 RCFAST_HD f16 narrow<f16>(float v) {
 #if defined(__CUDA_ARCH__)
     return {__half_as_ushort(__float2half_rn(v))};
 #else
-    const uint32_t u = bits_of(v);
+    const uint32_t sign = bits_of(v) >> 16 & 0x8000u, u = bits_of(v) & 0x7FFFFFFFu;
+    if (u >= 0x477FF000u) return {static_cast<uint16_t>(sign | 0x7C00u)};  // from 65,520: infinity
     if (u >= 0x38800000u)  // normal in half precision, from 2^-14
-        return {static_cast<uint16_t>((u - 0x38000000u + 0x0FFFu + (u >> 13 & 1u)) >> 13)};
+        return {static_cast<uint16_t>(sign | (u - 0x38000000u + 0x0FFFu + (u >> 13 & 1u)) >> 13)};
     // Subnormal: adding 0.5 puts the 2^-24 grid of half precision at float32's last bit, which rounds it.
-    return {static_cast<uint16_t>(bits_of(v + 0.5f) - 0x3F000000u)};
+    return {static_cast<uint16_t>(sign | (bits_of(float_of(u) + 0.5f) - 0x3F000000u))};
 #endif
 }
 

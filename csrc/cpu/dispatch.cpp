@@ -63,6 +63,14 @@ void sample_hypercube(const SampleHypercube& args, int threads) {
                  [&](int64_t begin, int64_t end) { table->sample_hypercube(args, begin, end); });
 }
 
+void sample_noise(const SampleNoise& args, int threads) {
+    const KernelTable* table = current();
+    const bool segmented = is_independent(args.noise);
+    const int64_t item = segmented && args.n > kSegment ? kSegment : args.n;
+    parallel_for(args.batch * args.samples * (segmented ? segments(args.n) : 1), 16384 / (item + 1) + 1,
+                 threads, [&](int64_t begin, int64_t end) { table->sample_noise(args, begin, end); });
+}
+
 void vote(const Vote& args, int threads) {
     const KernelTable* table = current();
     parallel_for(args.batch * args.samples, 32768 / (args.labels + 10) + 1, threads,

@@ -11,14 +11,15 @@ namespace rcfast::cpu {
 namespace {
 
 struct Row {  // one sample of one example
-    uint64_t seed, id;
+    uint64_t id;
     uint32_t sample;
 };
 
 template <class V, int Groups, class Region, class T>
-inline void fill_groups(T* out, const float* base, const float* scale, const Row& row, uint32_t block) {
+inline void fill_groups(T* out, const float* base, const float* scale, const typename V::Keys& keys,
+                        const Row& row, uint32_t block) {
     typename V::Variates k[Groups * V::kParts];
-    V::template variates<Groups>(row.seed, row.id, row.sample, block, k);
+    V::template variates<Groups>(keys, row.id, row.sample, block, k);
     for (int part = 0; part < Groups * V::kParts; ++part) {
         const int at = part * V::kPart;
         V::store(out + at, V::template points<Region>(k[part], base + at, scale + at));
@@ -28,20 +29,20 @@ inline void fill_groups(T* out, const float* base, const float* scale, const Row
 // Elements [first, first+count) of a row, first a multiple of eight; base and scale reach to a whole group.
 template <class V, class Region, class T>
 inline void fill(T* out, const float* base, const float* scale, int64_t first, int64_t count,
-                 const Row& row) {
+                 const typename V::Keys& keys, const Row& row) {
     constexpr int group = V::kParts * V::kPart;
     const uint32_t block = static_cast<uint32_t>(first / core::kLanes);
     int64_t at = 0;
     for (; at + V::kUnroll * group <= count; at += V::kUnroll * group)
-        fill_groups<V, V::kUnroll, Region>(out + at, base + at, scale + at, row,
+        fill_groups<V, V::kUnroll, Region>(out + at, base + at, scale + at, keys, row,
                                            block + static_cast<uint32_t>(at / core::kLanes));
     for (; at < count; at += group) {
         const uint32_t here = block + static_cast<uint32_t>(at / core::kLanes);
         if (at + group <= count) {
-            fill_groups<V, 1, Region>(out + at, base + at, scale + at, row, here);
+            fill_groups<V, 1, Region>(out + at, base + at, scale + at, keys, row, here);
         } else {
             T rest[group];
-            fill_groups<V, 1, Region>(rest, base + at, scale + at, row, here);
+            fill_groups<V, 1, Region>(rest, base + at, scale + at, keys, row, here);
             std::memcpy(out + at, rest, static_cast<size_t>(count - at) * sizeof(T));
         }
     }
@@ -64,7 +65,7 @@ void sample_range(const SampleHypercube& a, int64_t begin, int64_t end) {
     alignas(64) float base[kSegment + 64], scale[kSegment + 64];
     alignas(64) T points[kSegment];
     const int64_t per_example = segments(a.n);
-    const uint64_t seed = a.seed_tensor ? static_cast<uint64_t>(*a.seed_tensor) : a.seed;
+    const typename V::Keys keys{a.seed_tensor ? static_cast<uint64_t>(*a.seed_tensor) : a.seed};
     const uint32_t first_sample =
         a.first_sample_tensor ? static_cast<uint32_t>(*a.first_sample_tensor) : a.first_sample;
     for (int64_t item = begin; item < end;) {
@@ -84,12 +85,12 @@ void sample_range(const SampleHypercube& a, int64_t begin, int64_t end) {
         const int64_t stop = end - item < a.samples - sample ? sample + end - item : a.samples;
         for (int64_t s = sample; s < stop; ++s) {
             T* out = static_cast<T*>(a.out) + (example * a.samples + s) * a.n;
-            const Row row{seed, static_cast<uint64_t>(a.example_ids[example]),
+            const Row row{static_cast<uint64_t>(a.example_ids[example]),
                           first_sample + static_cast<uint32_t>(s)};
             if (a.channels == 1) {
-                fill<V, Region>(out + first, base, scale, first, count, row);
+                fill<V, Region>(out + first, base, scale, first, count, keys, row);
             } else {
-                fill<V, Region>(points, base, scale, first, count, row);
+                fill<V, Region>(points, base, scale, first, count, keys, row);
                 scatter(out, points, first, count, a.channels, a.n / a.channels);
             }
         }

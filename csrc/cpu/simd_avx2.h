@@ -19,29 +19,50 @@ struct Avx2 {
         __m256 low, high;
     };
 
+    // The keys of the rounds in every lane, laid out once for all points of a seed: as operands in memory
+    // they cost no instruction.
+    struct Keys {
+        __m256i k0[core::kRounds], k1[core::kRounds];
+        explicit Keys(uint64_t seed) {
+            for (int round = 0; round < core::kRounds; ++round) {
+                const auto step = static_cast<uint32_t>(round);
+                k0[round] = _mm256_set1_epi64x(static_cast<uint32_t>(seed) + step * core::kWeyl0);
+                k1[round] = _mm256_set1_epi64x(static_cast<uint32_t>(seed >> 32) + step * core::kWeyl1);
+            }
+        }
+    };
+
     template <int Groups>
-    static void variates(uint64_t seed, uint64_t id, uint32_t sample, uint32_t block, Variates* k) {
+    static void variates(const Keys& keys, uint64_t id, uint32_t sample, uint32_t block, Variates* k) {
         const __m256i mul0 = _mm256_set1_epi64x(core::kMul0), mul1 = _mm256_set1_epi64x(core::kMul1);
         const __m256i order = _mm256_setr_epi64x(0, 2, 1, 3);  // lane 2j+i starts as call 2i+j
+        // Two products of the first two rounds do not depend on the block.
+        const __m256i p1 = _mm256_mul_epu32(_mm256_set1_epi64x(static_cast<uint32_t>(id)), mul1);
+        const __m256i d0 = _mm256_xor_si256(_mm256_srli_epi64(p1, 32),
+                                            _mm256_xor_si256(_mm256_set1_epi64x(sample), keys.k0[0]));
+        const __m256i low2 = _mm256_mul_epu32(d0, mul0);
+        const __m256i round1 =
+            _mm256_xor_si256(_mm256_set1_epi64x(static_cast<uint32_t>(id >> 32)), keys.k1[0]);
+        const __m256i round2 = _mm256_xor_si256(p1, keys.k0[1]);
+        const __m256i high2 = _mm256_xor_si256(_mm256_srli_epi64(low2, 32), keys.k1[1]);
         __m256i c0[Groups], c1[Groups], c2[Groups], c3[Groups];
         for (int g = 0; g < Groups; ++g) {
-            c0[g] = _mm256_add_epi32(order, _mm256_set1_epi64x(static_cast<int64_t>(block) + 4 * g));
-            c1[g] = _mm256_set1_epi64x(sample);
-            c2[g] = _mm256_set1_epi64x(static_cast<int64_t>(id & 0xFFFFFFFFu));
-            c3[g] = _mm256_set1_epi64x(static_cast<int64_t>(id >> 32));
+            const __m256i start =
+                _mm256_add_epi32(order, _mm256_set1_epi64x(static_cast<int64_t>(block) + 4 * g));
+            const __m256i first = _mm256_mul_epu32(start, mul0);
+            c1[g] = _mm256_mul_epu32(_mm256_xor_si256(_mm256_srli_epi64(first, 32), round1), mul1);
+            c0[g] = _mm256_xor_si256(_mm256_srli_epi64(c1[g], 32), round2);
+            c2[g] = _mm256_xor_si256(first, high2);
+            c3[g] = low2;
         }
-        uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
-        for (int round = 0; round < core::kRounds; ++round) {
-            const __m256i k0 = _mm256_set1_epi64x(key0), k1 = _mm256_set1_epi64x(key1);
+        for (int round = 2; round < core::kRounds; ++round) {
             for (int g = 0; g < Groups; ++g) {
-                const __m256i p0 = _mm256_mul_epu32(c0[g], mul0), p1 = _mm256_mul_epu32(c2[g], mul1);
-                c0[g] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p1, 32), c1[g]), k0);
-                c2[g] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p0, 32), c3[g]), k1);
-                c1[g] = p1;
+                const __m256i p0 = _mm256_mul_epu32(c0[g], mul0), q1 = _mm256_mul_epu32(c2[g], mul1);
+                c0[g] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(q1, 32), c1[g]), keys.k0[round]);
+                c2[g] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p0, 32), c3[g]), keys.k1[round]);
+                c1[g] = q1;
                 c3[g] = p0;
             }
-            key0 += core::kWeyl0;
-            key1 += core::kWeyl1;
         }
         for (int g = 0; g < Groups; ++g) {
             const __m256i front = _mm256_blend_epi32(c0[g], _mm256_slli_epi64(c1[g], 32), 0xAA);

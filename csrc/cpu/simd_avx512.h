@@ -20,13 +20,17 @@ struct Avx512 {
         __m512 low, high;
     };
 
+    struct Keys {
+        uint64_t seed;
+    };
+
     template <int Groups>
-    static void variates(uint64_t seed, uint64_t id, uint32_t sample, uint32_t block, Variates* k) {
+    static void variates(const Keys& keys, uint64_t id, uint32_t sample, uint32_t block, Variates* k) {
         const __m512i mul0 = _mm512_set1_epi64(core::kMul0), mul1 = _mm512_set1_epi64(core::kMul1);
         // Unpacking 64-bit halves gathers the even and then the odd lanes: lane 2j+i starts as call 4i+j.
         const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
         // Two products of the first two rounds do not depend on the block: they are taken once, as scalars.
-        uint32_t key0 = static_cast<uint32_t>(seed), key1 = static_cast<uint32_t>(seed >> 32);
+        uint32_t key0 = static_cast<uint32_t>(keys.seed), key1 = static_cast<uint32_t>(keys.seed >> 32);
         const uint64_t q1 = static_cast<uint64_t>(core::kMul1) * static_cast<uint32_t>(id);
         const uint32_t d0 = static_cast<uint32_t>(q1 >> 32) ^ sample ^ key0, d1 = static_cast<uint32_t>(q1);
         const uint64_t q0 = static_cast<uint64_t>(core::kMul0) * d0;

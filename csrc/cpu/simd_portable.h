@@ -17,10 +17,14 @@ struct Portable {
         float v[kPart];
     };
 
+    struct Keys {
+        uint64_t seed;
+    };
+
     template <int Groups>
-    static void variates(uint64_t seed, uint64_t id, uint32_t sample, uint32_t block, Variates* k) {
+    static void variates(const Keys& keys, uint64_t id, uint32_t sample, uint32_t block, Variates* k) {
         for (int g = 0; g < Groups; ++g)
-            k[g] = core::variates(seed, id, sample, block + static_cast<uint32_t>(g));
+            k[g] = core::variates(keys.seed, id, sample, block + static_cast<uint32_t>(g));
     }
 
     template <class Region>

@@ -12,17 +12,25 @@ from .checks import (
     check_int,
     check_number,
     check_radius,
+    check_size,
 )
 from .cube import Cube
 from .ids import content_ids, keyed_ids
+from .noise import Additive, Gaussian, L1Ball, L2Ball, Laplace, Sphere
 from .sampling import as_region, sample
 
 __all__ = [
     "POINT_DTYPES",
     "TOLERANCE",
+    "Additive",
     "Clip",
     "Cube",
+    "Gaussian",
+    "L1Ball",
+    "L2Ball",
+    "Laplace",
     "Region",
+    "Sphere",
     "as_region",
     "check_clip",
     "check_device",
@@ -31,6 +39,7 @@ __all__ = [
     "check_int",
     "check_number",
     "check_radius",
+    "check_size",
     "content_ids",
     "keyed_ids",
     "sample",

@@ -85,10 +85,9 @@ class Region(ABC):
 
     def __repr__(self) -> str:
         shown = []
-        for field in fields(self):
+        for field in sorted(fields(self), key=lambda field: field.name != self.SIZE):
             value = getattr(self, field.name)
-            each = isinstance(value, Tensor) and field.name == self.SIZE
-            shown.append(f"{field.name}=" + (f"[{len(value)} lengths]" if each else repr(value)))
+            shown.append(f"{field.name}={_shown(value) if isinstance(value, Tensor) else repr(value)}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -99,6 +98,10 @@ class Region(ABC):
             if isinstance(value, Tensor):
                 object.__setattr__(twin, field.name, change(value))
         return twin
+
+
+def _shown(tensor: Tensor) -> str:
+    return f"[{len(tensor)} lengths]" if tensor.ndim == 1 else f"{list(tensor.shape)}"
 
 
 def clamped(points: Tensor, grad: Tensor) -> Tensor:

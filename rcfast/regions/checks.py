@@ -43,27 +43,37 @@ def check_number(name: str, value: Any, low: float, high: float, ends: str = "[]
     return number
 
 
-def check_radius(r: Any) -> float | Tensor:
-    """A length (half-width) ``r``: a finite number >= 0, or a floating tensor [B] of them.
+def check_size(name: str, size: Any, *, positive: bool = False) -> float | Tensor:
+    """The size of a region: a finite number >= 0 (``positive``: > 0), or a floating tensor [B] of them.
 
     Raises TypeError, or ValueError naming the first bad value.
     """
-    if isinstance(r, Tensor):
-        if not r.is_floating_point():
-            raise TypeError(f"r must be a number or a floating tensor [B], got a tensor of {r.dtype}")
-        if r.ndim > 1:
-            raise ValueError(f"r must be a number or a tensor of shape [B], got shape {tuple(r.shape)}")
-        bad = ~((r >= 0) & r.isfinite())
+    wanted = f"finite and {'>' if positive else '>='} 0"
+    if isinstance(size, Tensor):
+        if not size.is_floating_point():
+            raise TypeError(f"{name} must be a number or a floating tensor [B], got a tensor of {size.dtype}")
+        if size.ndim > 1:
+            raise ValueError(
+                f"{name} must be a number or a tensor of shape [B], got shape {tuple(size.shape)}"
+            )
+        bad = ~(((size > 0) if positive else (size >= 0)) & size.isfinite())
         if bool(bad.any()):
             index = int(bad.reshape(-1).nonzero()[0, 0])
-            raise ValueError(f"r must be finite and >= 0, got {r.reshape(-1)[index].item()} at index {index}")
-        return r.detach().to(torch.float32) if r.ndim else float(r)
-    if isinstance(r, bool) or not isinstance(r, Real):
-        raise TypeError(f"r must be a number or a floating tensor [B], got {r!r}")
-    length = float(r)
-    if not 0 <= length < math.inf:
-        raise ValueError(f"r must be finite and >= 0, got {length}")
-    return length
+            raise ValueError(
+                f"{name} must be {wanted}, got {size.reshape(-1)[index].item()} at index {index}"
+            )
+        return size.detach().to(torch.float32) if size.ndim else float(size)
+    if isinstance(size, bool) or not isinstance(size, Real):
+        raise TypeError(f"{name} must be a number or a floating tensor [B], got {size!r}")
+    number = float(size)
+    if not (0 < number < math.inf if positive else 0 <= number < math.inf):
+        raise ValueError(f"{name} must be {wanted}, got {number}")
+    return number
+
+
+def check_radius(r: Any) -> float | Tensor:
+    """A length (half-width) ``r``, as :func:`check_size`."""
+    return check_size("r", r)
 
 
 def check_device(name: str, tensor: Tensor, device: torch.device | None) -> None:

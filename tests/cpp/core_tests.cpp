@@ -8,8 +8,10 @@
 #include <vector>
 
 #include "../../csrc/core/argmax.h"
+#include "../../csrc/core/noise.h"
 #include "../../csrc/core/numbers.h"
 #include "../../csrc/core/philox.h"
+#include "../../csrc/core/quantile.h"
 #include "../../csrc/core/region.h"
 #include "../../csrc/cpu/threads.h"
 #include "../../csrc/kernels.h"
@@ -47,14 +49,33 @@ void known_answers() {
     }
 }
 
+// Every word whose octave is improbable, against the polynomial of one element: the vector units have another
+// way there.
+void rare_words() {
+    for (const int exponent : {0, 1, 5, 22, 23, 24, 29}) {
+        const uint32_t word = 1u << exponent;
+        const float here = core::quantile(core::kNormal, word);
+        check(here == -core::quantile(core::kNormal, word | core::kIsNegative), "symmetry");
+        check(here > core::quantile(core::kNormal, word + (word + 7) / 8), "the tail falls");
+        check(core::quantile(core::kNormal, word | core::kIsCentral) < 0.6745f,
+              "the centre ends at the median");
+    }
+    check(core::quantile(core::kNormal, 0) > 6.3f && core::quantile(core::kNormal, 0) < 6.4f,
+          "the farthest word");
+}
+
 void reduced_precision() {
-    // Every half and bf16 value in [0,1] survives; a value halfway between two goes to the even one.
-    for (uint32_t bits = 0; bits <= 0x3C00; ++bits) {
+    // Every finite half, and bf16 in [0,1], survives; a value halfway between two goes to the even one.
+    check(core::narrow<core::f16>(65519.0f).bits == 0x7BFF, "largest half");
+    check(core::narrow<core::f16>(65520.0f).bits == 0x7C00, "beyond the largest half");
+    check(core::narrow<core::f16>(-1e30f).bits == 0xFC00, "far beyond");
+    for (uint32_t bits = 0; bits < 0x7BFF; ++bits) {
         const core::f16 h{static_cast<uint16_t>(bits)};
         check(core::narrow<core::f16>(core::widen(h)).bits == bits, "half round trip");
         const core::f16 next{static_cast<uint16_t>(bits + 1)};
         const float middle = 0.5f * (core::widen(h) + core::widen(next));
         check(core::narrow<core::f16>(middle).bits == (bits & 1 ? bits + 1 : bits), "half tie to even");
+        check(core::narrow<core::f16>(-middle).bits == (0x8000u | (bits & 1 ? bits + 1 : bits)), "half sign");
     }
     for (uint32_t bits = 0; bits <= 0x3F80; ++bits) {
         const core::bf16 b{static_cast<uint16_t>(bits)};
@@ -97,6 +118,64 @@ void sampling(Dtype dtype, Clip clip, int64_t n, int64_t channels, int threads) 
                 ok &= std::memcmp(&want, &out[(b * samples + s) * n + at], sizeof(T)) == 0;
             }
     check(ok, "sample_hypercube", cpu::instruction_set().c_str());
+}
+
+constexpr Noise kNoises[] = {Noise::gaussian, Noise::laplace, Noise::l2_ball, Noise::l1_ball, Noise::sphere};
+
+// The variates of one point, and its scale, by the arithmetic of one element and the order of the sum as it
+// is stated.
+std::vector<float> noise_of(const SampleNoise& a, int64_t b, int64_t s, float size) {
+    const uint64_t id = static_cast<uint64_t>(a.example_ids[b]);
+    const uint32_t sample = a.first_sample + static_cast<uint32_t>(s);
+    const bool exponential = a.noise == Noise::laplace || a.noise == Noise::l1_ball;
+    std::vector<float> z(a.n);
+    for (int64_t e = 0; e < a.n; ++e)
+        z[e] = core::quantile(exponential ? core::kExponential : core::kNormal,
+                              core::variates(a.seed, id, sample, static_cast<uint32_t>(e / 4)).w[e % 4]);
+    float scale = size;
+    if (!is_independent(a.noise)) {
+        const bool euclidean = a.noise != Noise::l1_ball;
+        double sum = 0.0;
+        for (int64_t first = 0; first < a.n; first += 2048) {
+            float lanes[32] = {};
+            for (int64_t e = first; e < a.n && e < first + 2048; ++e)
+                lanes[e % 32] += euclidean ? z[e] * z[e] : std::fabs(z[e]);
+            for (int half = 16; half > 0; half /= 2)
+                for (int j = 0; j < half; ++j) lanes[j] += lanes[j + half];
+            sum += static_cast<double>(lanes[0]);
+        }
+        scale = core::ball_scale(size, sum, euclidean, a.noise != Noise::sphere, a.n,
+                                 core::variates(a.seed, id, sample, 0xFFFFFFFFu));
+    }
+    for (float& v : z) v = scale * v;
+    return z;
+}
+
+template <class T>
+void noise(Dtype dtype, Noise kind, bool clamp, int64_t n, int64_t channels, int threads) {
+    const int64_t batch = 2, samples = 3;
+    std::vector<float> x(batch * n), sizes{0.3f, 70000.0f};  // beyond half precision's largest number
+    for (size_t i = 0; i < x.size(); ++i)
+        x[i] = i % 5 ? std::fmod(0.37f * static_cast<float>(i), 1.0f) : -0.0f;
+    const std::vector<int64_t> ids{-5, std::numeric_limits<int64_t>::max()};
+    std::vector<T> out(batch * samples * n);
+    std::memset(static_cast<void*>(out.data()), 0xAB, out.size() * sizeof(T));
+    const SampleNoise a{
+        out.data(),  dtype,   x.data(), sizes.data(), 0.0, ids.data(), nullptr, 0xFEDCBA9876543210u,
+        4294967290u, nullptr, batch,    samples,      n,   channels,   kind,    clamp};
+    cpu::sample_noise(a, threads);
+    bool ok = true;
+    for (int64_t b = 0; b < batch; ++b)
+        for (int64_t s = 0; s < samples; ++s) {
+            const std::vector<float> moves = noise_of(a, b, s, sizes[b]);
+            for (int64_t e = 0; e < n; ++e) {
+                const float point = (x[b * n + e] + 0.0f) + moves[e];
+                const T want = core::narrow<T>(clamp ? core::unit_clamp(point) : point);
+                const int64_t at = channels == 1 ? e : e % (n / channels) * channels + e / (n / channels);
+                ok &= std::memcmp(&want, &out[(b * samples + s) * n + at], sizeof(T)) == 0;
+            }
+        }
+    check(ok, "sample_noise", cpu::instruction_set().c_str());
 }
 
 template <class T>
@@ -184,6 +263,7 @@ void ranges() {
 int main() {
     known_answers();
     reduced_precision();
+    rare_words();
     ranges();
     for (const std::string& isa : cpu::instruction_sets()) {
         cpu::use_instruction_set(isa);
@@ -202,6 +282,15 @@ int main() {
                     convolving(side, padding, false, false, threads);
                     for (const bool pool : {false, true}) convolving(side, padding, true, pool, threads);
                 }
+            for (const Noise kind : kNoises)
+                for (const bool clamp : {false, true})
+                    for (const int64_t n : {1, 7, 31, 64, 65, 257, 2049, 4500})
+                        for (const int64_t channels : {1, 3}) {
+                            if (n % channels) continue;
+                            noise<float>(Dtype::f32, kind, clamp, n, channels, threads);
+                            noise<core::f16>(Dtype::f16, kind, clamp, n, channels, threads);
+                            noise<core::bf16>(Dtype::bf16, kind, clamp, n, channels, threads);
+                        }
             for (const int64_t labels : {2, 3, 10, 15, 16, 17, 33, 1000}) {
                 voting<float>(Dtype::f32, labels, threads);
                 voting<core::f16>(Dtype::f16, labels, threads);

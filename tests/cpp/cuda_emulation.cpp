@@ -91,6 +91,44 @@ void known_answers(Clip clip, int64_t channels) {
 }
 
 template <class T>
+void noise(Dtype dtype, Noise kind, bool clamp, int64_t n, int64_t samples, int64_t channels) {
+    const int64_t batch = 3;
+    std::vector<float> x(batch * n), sizes{0.3f, 1.5f, 0.0f};
+    for (size_t i = 0; i < x.size(); ++i)
+        x[i] = i % 5 ? std::fmod(0.37f * static_cast<float>(i), 1.0f) : -0.0f;
+    const std::vector<int64_t> ids{-5, 1234567890123456789, 0};
+    const int64_t seed = -99, first = 4294967293;
+    std::vector<T> cpu_out(batch * samples * n), cuda_out(cpu_out.size());
+    std::memset(static_cast<void*>(cuda_out.data()), 0xAB, cuda_out.size() * sizeof(T));
+    SampleNoise a{cpu_out.data(),
+                  dtype,
+                  x.data(),
+                  sizes.data(),
+                  0.0,
+                  ids.data(),
+                  nullptr,
+                  static_cast<uint64_t>(seed),
+                  static_cast<uint32_t>(first),
+                  nullptr,
+                  batch,
+                  samples,
+                  n,
+                  channels,
+                  kind,
+                  clamp};
+    cpu::sample_noise(a, 1);
+    a.out = cuda_out.data();
+    if (clamp) {  // from memory
+        a.seed_tensor = &seed;
+        a.first_sample_tensor = &first;
+        a.seed = a.first_sample = 0;
+    }
+    cuda::sample_noise(a, nullptr);
+    check(std::memcmp(cpu_out.data(), cuda_out.data(), cpu_out.size() * sizeof(T)) == 0, "sample_noise", n,
+          static_cast<long long>(kind));
+}
+
+template <class T>
 void voting(Dtype dtype, int64_t labels, int64_t samples) {
     const int64_t batch = 2;
     std::vector<T> logits(batch * samples * labels);
@@ -154,6 +192,13 @@ int main() {
         for (const int64_t channels : {1, 3}) sampling_everywhere({clip, 48, 9, channels, 0.3f, false, 1});
         sampling_everywhere({clip, 20, 9, 4, 0.3f, false, 0});
     }
+    for (const Noise kind : {Noise::gaussian, Noise::laplace, Noise::l2_ball, Noise::l1_ball, Noise::sphere})
+        for (const bool clamp : {false, true})
+            for (const int64_t n : {1, 24, 33, 2049}) {
+                noise<float>(Dtype::f32, kind, clamp, n, 11, 1);
+                if (n % 3 == 0) noise<core::f16>(Dtype::f16, kind, clamp, n, 2, 3);
+                if (n % 3 == 0) noise<core::bf16>(Dtype::bf16, kind, clamp, n, 11, n == 24 ? 1 : 3);
+            }
     for (const int64_t labels : {2, 10, 64, 65, 1000})
         for (const int64_t samples : {2, 300}) {
             voting<float>(Dtype::f32, labels, samples);

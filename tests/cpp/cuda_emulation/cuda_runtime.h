@@ -67,6 +67,10 @@ T __shfl_down_sync(unsigned, T value, int step) {
     return emulation::shuffle(value, static_cast<int>(threadIdx.x % 32) + step);
 }
 template <class T>
+T __shfl_sync(unsigned, T value, int from) {
+    return emulation::shuffle(value, from);
+}
+template <class T>
 T __shfl_xor_sync(unsigned, T value, int mask) {
     return emulation::shuffle(value, static_cast<int>(threadIdx.x % 32) ^ mask);
 }

@@ -1,0 +1,227 @@
+// Two kernels. Independent coordinates: a thread owns eight consecutive elements of one example and walks
+// over samples, as in sample_hypercube.cu. Balls: eight threads share a point, each with four of the 32 lanes
+// of the sum, and draw its variates twice, for the sum and for the points: arithmetic is cheaper than keeping
+// them. The table of quantiles travels with the launch and is read from shared memory, where a column is a
+// bank: no two threads of a warp that read different columns meet.
+#include "../core/noise.h"
+#include "../core/numbers.h"
+#include "../core/philox.h"
+#include "../core/quantile.h"
+#include "../kernels.h"
+#include "launch.h"
+
+namespace rcfast::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+constexpr int kElements = 8;  // of a thread
+constexpr int kSamplesPerThread = 8;
+constexpr int kTeam = core::kSumLanes / core::kWords;  // threads that share a point
+
+struct Job {
+    SampleNoise a;
+    core::RoundKeys keys;  // of a.seed
+    core::QuantileTable table;
+};
+
+struct SharedTable {
+    core::QuantileTable at;
+};
+
+RCFAST_HD core::RoundKeys keys_of(const Job& job) {
+    return job.a.seed_tensor ? core::round_keys(static_cast<uint64_t>(*job.a.seed_tensor)) : job.keys;
+}
+
+RCFAST_HD uint32_t first_sample(const SampleNoise& a) {
+    return a.first_sample_tensor ? static_cast<uint32_t>(*a.first_sample_tensor) : a.first_sample;
+}
+
+RCFAST_HD int64_t side_by_side(const SampleNoise& a) {
+    return (a.samples + kSamplesPerThread - 1) / kSamplesPerThread;
+}
+
+template <class T, int N>
+struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
+    T v[N];
+};
+
+#if defined(__CUDACC__)
+#define RCFAST_DEVICE __device__ __forceinline__
+#else
+#define RCFAST_DEVICE inline
+#endif
+
+RCFAST_DEVICE void read_table(SharedTable& shared, const core::QuantileTable& table) {
+    for (int i = static_cast<int>(threadIdx.x); i < core::kQuantileTerms * core::kQuantileColumns;
+         i += kThreads)
+        shared.at[i / core::kQuantileColumns][i % core::kQuantileColumns] =
+            table[i / core::kQuantileColumns][i % core::kQuantileColumns];
+    __syncthreads();
+}
+
+// Stores the first `count` of N elements of a row, from element `first` on.
+template <bool Aligned, class T, int N>
+RCFAST_DEVICE void store(T* row, const Pack<T, N>& points, int64_t first, int count, int64_t channels,
+                         int64_t pixels) {
+    if (Aligned) {
+        *reinterpret_cast<Pack<T, N>*>(row + first) = points;
+        return;
+    }
+#pragma unroll
+    for (int i = 0; i < N; ++i) {
+        const int64_t e = first + i;
+        if (i < count) row[channels == 1 ? e : e % pixels * channels + e / pixels] = points.v[i];
+    }
+}
+
+template <class T, bool Clamped, bool Aligned>
+static __global__ void __launch_bounds__(kThreads) independent_kernel(Job job) {
+    __shared__ SharedTable table;
+    read_table(table, job.table);
+    const SampleNoise& a = job.a;
+    const int64_t stride = side_by_side(a), octets = (a.n + kElements - 1) / kElements;
+    const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+    const int64_t octet = thread % octets, first = thread / octets;
+    if (first >= stride) return;
+    const int64_t element = octet * kElements;
+    const int count = a.n - element < kElements ? static_cast<int>(a.n - element) : kElements;
+    const core::RoundKeys keys = keys_of(job);
+    const auto call = static_cast<uint32_t>(element / core::kWords);
+
+    for (int64_t example = blockIdx.y; example < a.batch; example += gridDim.y) {
+        const float scale = a.size_each ? a.size_each[example] : static_cast<float>(a.size);
+        const auto id = static_cast<uint64_t>(a.example_ids[example]);
+        float x[kElements];
+#pragma unroll
+        for (int i = 0; i < kElements; ++i)
+            x[i] = core::add(i < count ? a.x[example * a.n + element + i] : 0.0f, 0.0f);
+        for (int64_t s = first; s < a.samples; s += stride) {
+            const uint32_t sample = first_sample(a) + static_cast<uint32_t>(s);
+            const core::Words words[2] = {core::variates(keys, id, sample, call),
+                                          core::variates(keys, id, sample, call + 1)};
+            Pack<T, kElements> points;
+#pragma unroll
+            for (int i = 0; i < kElements; ++i)
+                points.v[i] = core::narrow<T>(core::place<Clamped>(
+                    x[i], scale, core::quantile(table.at, words[i / core::kWords].w[i % core::kWords])));
+            store<Aligned>(static_cast<T*>(a.out) + (example * a.samples + s) * a.n, points, element, count,
+                           a.channels, a.n / a.channels);
+        }
+    }
+}
+
+// The sum over a point, in the order of core/noise.h; every thread of the team gets it.
+template <bool Euclidean>
+RCFAST_DEVICE double sum_of(const core::QuantileTable& table, const SampleNoise& a,
+                            const core::RoundKeys& keys, uint64_t id, uint32_t sample, int mate) {
+    double sum = 0.0;
+    for (int64_t first = 0; first < a.n; first += core::kSumSegment) {
+        const int64_t end = a.n - first < core::kSumSegment ? a.n : first + core::kSumSegment;
+        float lane[core::kWords] = {};
+        for (int64_t e = first + mate * core::kWords; e < end; e += core::kSumLanes) {
+            const core::Words words =
+                core::variates(keys, id, sample, static_cast<uint32_t>(e / core::kWords));
+#pragma unroll
+            for (int i = 0; i < core::kWords; ++i)
+                if (e + i < end)
+                    lane[i] = core::add(lane[i], core::term<Euclidean>(core::quantile(table, words.w[i])));
+        }
+        for (int step = kTeam / 2; step > 0; step /= 2)
+#pragma unroll
+            for (int i = 0; i < core::kWords; ++i)
+                lane[i] = core::add(lane[i], __shfl_down_sync(0xFFFFFFFFu, lane[i], step));
+        const float even = core::add(lane[0], lane[2]), odd = core::add(lane[1], lane[3]);
+        sum = core::add(sum, static_cast<double>(core::add(even, odd)));
+    }
+    return sum;  // right in the team's first thread
+}
+
+template <class T, bool Clamped, bool Aligned>
+static __global__ void __launch_bounds__(kThreads) ball_kernel(Job job) {
+    __shared__ SharedTable table;
+    read_table(table, job.table);
+    const SampleNoise& a = job.a;
+    const bool euclidean = a.noise != Noise::l1_ball, filled = a.noise != Noise::sphere;
+    const core::RoundKeys keys = keys_of(job);
+    const int mate = static_cast<int>(threadIdx.x) % kTeam;
+    const int64_t points = a.batch * a.samples, teams = static_cast<int64_t>(gridDim.x) * (kThreads / kTeam);
+    const int64_t team = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kTeam;
+    // All teams of a warp go round equally often, for they shuffle together: beyond the end the last point
+    // again.
+    for (int64_t round = 0; round < points; round += teams) {
+        const bool mine = round + team < points;
+        const int64_t point = mine ? round + team : points - 1;
+        const int64_t example = point / a.samples;
+        const auto id = static_cast<uint64_t>(a.example_ids[example]);
+        const uint32_t sample = first_sample(a) + static_cast<uint32_t>(point % a.samples);
+        const double sum = euclidean ? sum_of<true>(table.at, a, keys, id, sample, mate)
+                                     : sum_of<false>(table.at, a, keys, id, sample, mate);
+        const float size = a.size_each ? a.size_each[example] : static_cast<float>(a.size);
+        float scale = 0.0f;
+        if (mate == 0)
+            scale = core::ball_scale(size, sum, euclidean, filled, a.n,
+                                     core::variates(keys, id, sample, core::kRadiusCall));
+        scale = __shfl_sync(0xFFFFFFFFu, scale, static_cast<int>(threadIdx.x) % 32 - mate);
+        if (!mine) continue;
+        const float* x = a.x + example * a.n;
+        T* row = static_cast<T*>(a.out) + point * a.n;
+        for (int64_t e = mate * core::kWords; e < a.n; e += core::kSumLanes) {
+            const core::Words words =
+                core::variates(keys, id, sample, static_cast<uint32_t>(e / core::kWords));
+            const int count = a.n - e < core::kWords ? static_cast<int>(a.n - e) : core::kWords;
+            Pack<T, core::kWords> made;
+#pragma unroll
+            for (int i = 0; i < core::kWords; ++i)
+                made.v[i] =
+                    core::narrow<T>(core::place<Clamped>(core::add(i < count ? x[e + i] : 0.0f, 0.0f), scale,
+                                                         core::quantile(table.at, words.w[i])));
+            store<Aligned>(row, made, e, count, a.channels, a.n / a.channels);
+        }
+    }
+}
+
+template <class T, bool Clamped, bool Aligned>
+void launch(const SampleNoise& a, cudaStream_t stream) {
+    const bool exponential = a.noise == Noise::laplace || a.noise == Noise::l1_ball;
+    Job job = {a, core::round_keys(a.seed), {}};
+    std::memcpy(job.table, exponential ? core::kExponential : core::kNormal, sizeof job.table);
+    if (is_independent(a.noise)) {
+        const int64_t threads = (a.n + kElements - 1) / kElements * side_by_side(a);
+        const dim3 grid(static_cast<unsigned>((threads + kThreads - 1) / kThreads),
+                        static_cast<unsigned>(a.batch < kMaxGridY ? a.batch : kMaxGridY));
+        launch_kernel("sample_noise", independent_kernel<T, Clamped, Aligned>, grid, kThreads, stream, job);
+    } else {
+        const int64_t blocks = (a.batch * a.samples * kTeam + kThreads - 1) / kThreads;
+        const dim3 grid(static_cast<unsigned>(blocks < (1 << 20) ? blocks : 1 << 20));
+        launch_kernel("sample_noise", ball_kernel<T, Clamped, Aligned>, grid, kThreads, stream, job);
+    }
+}
+
+template <class T, bool Clamped>
+void launch_layout(const SampleNoise& a, cudaStream_t stream) {
+    const bool aligned =
+        a.channels == 1 && a.n % kElements == 0 && reinterpret_cast<uintptr_t>(a.out) % 16 == 0;
+    return aligned ? launch<T, Clamped, true>(a, stream) : launch<T, Clamped, false>(a, stream);
+}
+
+template <class T>
+void launch_clamp(const SampleNoise& a, cudaStream_t stream) {
+    return a.clamp ? launch_layout<T, true>(a, stream) : launch_layout<T, false>(a, stream);
+}
+
+}  // namespace
+
+void sample_noise(const SampleNoise& args, void* stream) {
+    if (args.batch == 0 || args.samples == 0 || args.n == 0) return;
+    const auto on = static_cast<cudaStream_t>(stream);
+    switch (args.dtype) {
+        case Dtype::f32:
+            return launch_clamp<float>(args, on);
+        case Dtype::f16:
+            return launch_clamp<core::f16>(args, on);
+        case Dtype::bf16:
+            return launch_clamp<core::bf16>(args, on);
+    }
+}
+
+}  // namespace rcfast::cuda
