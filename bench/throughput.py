@@ -31,8 +31,8 @@ TURNS = 4  # that the ways take, each with a part of the images
 PARTS = ("kernels", "memory", "votes")
 
 
-def short(dtype: torch.dtype) -> str:
-    return str(dtype).removeprefix("torch.")
+def short(name: torch.dtype | torch.memory_format) -> str:
+    return str(name).removeprefix("torch.")
 
 
 class Limits:
@@ -63,11 +63,13 @@ def sampling(device: torch.device, limits: Limits) -> list[dict[str, Any]]:
     shapes = [(1, 128, (1, 28, 28)), (1, 1000, (1, 28, 28)), (8, 128, (3, 32, 32))]
     if device.type == "cuda":
         shapes = [(1, 1000, (1, 28, 28)), (256, 1000, (1, 28, 28)), (64, 1000, (3, 32, 32))]
-    for batch, samples, shape in shapes:
+    layouts = {1: [torch.contiguous_format], 3: [torch.contiguous_format, torch.channels_last]}
+    for batch, samples, shape, layout in [(*one, layout) for one in shapes for layout in layouts[one[2][0]]]:
         x, ids = torch.rand(batch, *shape, device=device), torch.arange(batch, device=device)
         low, high = (x - 0.3).clamp(0, 1)[:, None], (x + 0.3).clamp(0, 1)[:, None]
         for dtype in DTYPES:
-            out = torch.empty(batch, samples, *shape, dtype=dtype, device=device)
+            out = torch.empty(batch * samples, *shape, dtype=dtype, device=device, memory_format=layout)
+            out = out.unflatten(0, (batch, samples))
 
             def plain(low=low, high=high, out=out, dtype=dtype) -> Tensor:
                 return (low + (high - low) * torch.rand(out.shape, device=device)).to(dtype)
@@ -82,6 +84,7 @@ def sampling(device: torch.device, limits: Limits) -> list[dict[str, Any]]:
                     "op": "sample_hypercube_",
                     "shape": [batch, samples, *shape],
                     "dtype": short(dtype),
+                    "layout": short(layout),
                     "seconds": took["ours"],
                     "coordinates_per_s": out.numel() / took["ours"],
                     "bytes_per_s": size / took["ours"],
@@ -285,7 +288,8 @@ def bars(results: dict[str, Any]) -> list[list[str]]:
 
 def show(results: dict[str, Any]) -> None:
     kernels = [
-        [row["op"], "x".join(map(str, row["shape"])), row["dtype"], f"{row['bytes_per_s'] / 1e9:.1f}",
+        [row["op"], "x".join(map(str, row["shape"])), row["dtype"], row.get("layout", ""),
+         f"{row['bytes_per_s'] / 1e9:.1f}",
          f"{row.get('coordinates_per_s', row.get('rows_per_s')) / 1e9:.3f}",
          f"{100 * row.get('share_of_write_limit', row.get('share_of_copy_limit')):.0f}%", f"{row['speedup']:.1f}"]
         for row in results["sampling"] + results["voting"]
@@ -295,7 +299,16 @@ def show(results: dict[str, Any]) -> None:
     print(
         table(
             "Kernels",
-            ["op", "shape", "dtype", "GB/s", "1e9 coordinates or rows/s", "of limit", "times plain torch"],
+            [
+                "op",
+                "shape",
+                "dtype",
+                "layout",
+                "GB/s",
+                "1e9 coordinates or rows/s",
+                "of limit",
+                "times plain torch",
+            ],
             kernels,
         )
     )

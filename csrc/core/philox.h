@@ -75,11 +75,13 @@ RCFAST_HD uint32_t lane(const Words& words, int index) {
 }
 
 // 2^23 + the variate, exact: its bits in the mantissa, for conversions from integers are slow on a GPU.
-RCFAST_HD float raised_lane(const Words& words, int index) {
+// `exponent` is kExponent.
+constexpr uint32_t kExponent = 0x4B00u;
+RCFAST_HD float raised_lane(const Words& words, int index, uint32_t exponent) {
 #if defined(__CUDA_ARCH__)
-    return float_of(__byte_perm(words.w[index >> 1], 0x4B00u, index & 1 ? 0x5432 : 0x5410));
+    return float_of(__byte_perm(words.w[index >> 1], exponent, index & 1 ? 0x5432 : 0x5410));
 #else
-    return float_of(0x4B000000u | lane(words, index));
+    return float_of(exponent << 16 | lane(words, index));
 #endif
 }
 

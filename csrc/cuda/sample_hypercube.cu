@@ -17,7 +17,8 @@ constexpr int kColours = 3;           // channels that a thread draws together
 
 struct Sampling {
     SampleHypercube a;
-    core::RoundKeys keys;  // of a.seed
+    core::RoundKeys keys;                 // of a.seed
+    uint32_t exponent = core::kExponent;  // not known to the compiler, which would load it for each use anew
 };
 
 // Samples that are walked side by side, each by threads of its own.
@@ -71,10 +72,10 @@ RCFAST_HD float radius(const SampleHypercube& a, int64_t example) {
 
 // The eight points of k at v, v + step, ...
 template <class Region>
-RCFAST_HD void octet(const core::Line* line, const core::Words& k, float* v, int step) {
+RCFAST_HD void octet(const core::Line* line, const core::Words& k, float* v, int step, uint32_t exponent) {
 #pragma unroll
     for (int i = 0; i < core::kLanes; ++i)
-        v[i * step] = Region::raised_point(line[i], core::raised_lane(k, i));
+        v[i * step] = Region::raised_point(line[i], core::raised_lane(k, i, exponent));
 }
 
 // Contiguous, n a multiple of eight: 16-byte stores.
@@ -99,7 +100,7 @@ static __global__ void __launch_bounds__(kThreads) contiguous_kernel(Sampling s)
         for (int turn = turns; turn > 0; --turn) {
             const core::Words k = core::variates(keys, id, sample, static_cast<uint32_t>(walk.block));
             float v[core::kLanes];
-            octet<Region>(line, k, v, 1);
+            octet<Region>(line, k, v, 1, s.exponent);
 #pragma unroll
             for (int i = 0; i < kStores; ++i) to[i] = packed<T>(v, i);
             to += walk.stride * walk.blocks * kStores;
@@ -146,7 +147,7 @@ static __global__ void __launch_bounds__(kThreads) colours_kernel(Sampling s) {
                 octet<Region>(
                     line[c],
                     core::variates(keys, id, sample, static_cast<uint32_t>(c * walk.blocks + walk.block)),
-                    v + c, kColours);
+                    v + c, kColours, s.exponent);
 #pragma unroll
             for (int i = 0; i < kStores; ++i) mine[lane * kStores + i] = packed<T>(v, i);
             __syncwarp();
@@ -190,7 +191,7 @@ static __global__ void __launch_bounds__(kThreads) any_kernel(Sampling s) {
         for (int turn = turns; turn > 0; --turn) {
             const core::Words k = core::variates(keys, id, sample, static_cast<uint32_t>(walk.block));
             float v[core::kLanes];
-            octet<Region>(line, k, v, 1);
+            octet<Region>(line, k, v, 1, s.exponent);
 #pragma unroll
             for (int i = 0; i < core::kLanes; ++i)
                 if (at[i]) at[i][row] = core::narrow<T>(v[i]);
