@@ -2,6 +2,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+
 #include "core/philox.h"
 #include "core/quantile.h"
 #include "kernels.h"
@@ -75,14 +77,18 @@ void sample_noise(Address out, int dtype, Address x, double size, Address size_e
 #endif
 }
 
+// `ends`: of the segments; empty where there is one.
 void vote(Address counts, Address logits, int dtype, int64_t batch, int64_t samples, int64_t labels,
-          int threads, std::optional<Address> stream) {
-    const rcfast::Vote args{pointer<int32_t>(counts),
-                            pointer<const void>(logits),
-                            static_cast<rcfast::Dtype>(dtype),
-                            batch,
-                            samples,
-                            labels};
+          const std::vector<int64_t>& ends, int threads, std::optional<Address> stream) {
+    rcfast::Vote args{pointer<int32_t>(counts),
+                      pointer<const void>(logits),
+                      static_cast<rcfast::Dtype>(dtype),
+                      batch,
+                      samples,
+                      labels};
+    if (ends.size() > rcfast::kMaxSegments) throw std::invalid_argument("too many segments");
+    if (!ends.empty()) args.segments = static_cast<int>(ends.size());
+    std::copy(ends.begin(), ends.end(), args.ends);
     const py::gil_scoped_release release;
     if (!stream) return rcfast::cpu::vote(args, threads);
 #if defined(RCFAST_CUDA)
@@ -90,6 +96,28 @@ void vote(Address counts, Address logits, int dtype, int64_t batch, int64_t samp
 #else
     throw std::runtime_error("rcfast was built without CUDA");
 #endif
+}
+
+void judge(Address counts, Address opening, Address samples, Address decided, Address state, Address who,
+           Address votes, int64_t active, int64_t labels, const std::vector<int64_t>& checkpoints, bool opens,
+           int64_t m, int stop, double alpha) {
+    const rcfast::Judge args{pointer<int32_t>(counts),
+                             pointer<int32_t>(opening),
+                             pointer<int64_t>(samples),
+                             pointer<uint8_t>(decided),
+                             pointer<rcfast::State>(state),
+                             pointer<const int64_t>(who),
+                             pointer<const int32_t>(votes),
+                             active,
+                             static_cast<int64_t>(checkpoints.size()),
+                             labels,
+                             checkpoints.data(),
+                             opens,
+                             m,
+                             static_cast<rcfast::Stop>(stop),
+                             alpha};
+    const py::gil_scoped_release release;
+    rcfast::cpu::judge(args);
 }
 
 void saliency_pair(Address out, Address a, Address b, Address free, Address workspace, int64_t batch,
@@ -168,6 +196,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
     m.def("sample_hypercube", &sample_hypercube);
     m.def("sample_noise", &sample_noise);
     m.def("vote", &vote);
+    m.def("judge", &judge);
     m.def("saliency_pair", &saliency_pair);
     m.def("conv3x3", &conv3x3);
     m.def("philox4x32_10", &philox4x32_10, py::arg("counter"), py::arg("key"));

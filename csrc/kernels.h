@@ -48,13 +48,38 @@ struct SampleNoise {
     bool clamp;
 };
 
-// counts [batch, labels] += histogram over samples of the argmax of logits [batch, samples, labels].
-// Ties go to the lowest label; a row with a NaN casts no vote.
+// counts [batch, segments, labels] += histogram over samples of the argmax of logits [batch, samples,
+// labels]. Ties go to the lowest label; a row with a NaN casts no vote. Segment k holds the samples from
+// ends[k-1] to ends[k], the last of which is `samples`.
+constexpr int kMaxSegments = 64;
 struct Vote {
     int32_t* counts;
     const void* logits;
     Dtype dtype;
     int64_t batch, samples, labels;
+    int segments = 1;
+    int64_t ends[kMaxSegments] = {};  // not read where there is one segment
+};
+
+// Judges `active` examples of a vote in host memory by their votes in `segments` further stretches of
+// samples, each ending at a checkpoint: adds them to counts up to the checkpoint at which the example stops,
+// by the exact rule or the sequential test of rcfast/stopping.py.
+enum class Stop : int { none = 0, exact = 1, sequential = 2 };
+enum class State : uint8_t { goes_on = 0, stopped = 1, incomplete = 2 };  // incomplete: a point cast no vote
+struct Judge {
+    int32_t* counts;       // [batch, labels]
+    int32_t* opening;      // [batch, labels] counts at the first checkpoint of all; written there
+    int64_t* samples;      // [batch] the checkpoint that has been reached
+    uint8_t* decided;      // [batch]
+    State* state;          // [active]
+    const int64_t* who;    // [active] rows of the above
+    const int32_t* votes;  // [active, segments, labels]
+    int64_t active, segments, labels;
+    const int64_t* checkpoints;  // [segments]
+    bool opens;                  // the first segment is the first of all
+    int64_t m;
+    Stop stop;
+    double alpha;
 };
 
 // out [batch, 2] <- the pair of coordinates that JSMA's saliency map rates highest, (-1, -1) if none is
@@ -91,6 +116,7 @@ void sample_noise(const SampleNoise& args, int threads);
 void vote(const Vote& args, int threads);
 void saliency_pair(const SaliencyPair& args, int threads);
 void conv3x3(const Conv3x3& args, int threads);
+void judge(const Judge& args);
 
 std::vector<std::string> instruction_sets();        // usable on this machine, best first
 std::string instruction_set();                      // in use

@@ -9,19 +9,18 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from . import ops, regions
+from . import regions, rounds
 from .engine import Engine, Runner
 from .hardware import DtypeChoice
 from .regions import Region, as_region, check_int, check_number
 from .running import Model, evaluating, tensors
-from .stopping import STAKES, StoppingRule, check_stop
+from .stopping import StoppingRule, check_stop
 
 if TYPE_CHECKING:
     from .certificates import Certificates
     from .certificates.radii import Norm
 
 MAX_SAMPLES = 2**31 - 1
-_JUDGED = 1 << 20  # numbers that judging takes at a time
 
 
 @dataclass(frozen=True)
@@ -70,6 +69,8 @@ class RegionClassifier(nn.Module):
     ``dtype``: precision in which points are drawn and the network runs (float32, float16, bfloat16), on a
     converted copy or under autocast, whichever is faster; ``"auto"``: bfloat16 where the device has units for
     it, else float32 (:mod:`rcfast.hardware`); None: the model's own.
+    ``cuda_graphs``: let passes of a size that keeps coming be replayed as CUDA graphs where the model allows it (see
+    :mod:`rcfast.graphs`).
 
     Raises TypeError or ValueError, naming the argument and the value.
     """
@@ -88,6 +89,7 @@ class RegionClassifier(nn.Module):
         num_classes: int | None = None,
         chunk: int | None = None,
         dtype: DtypeChoice = None,
+        cuda_graphs: bool = True,
     ) -> None:
         super().__init__()
         if not callable(model):
@@ -110,7 +112,8 @@ class RegionClassifier(nn.Module):
         )
         self.chunk = None if chunk is None else check_int("chunk", chunk, 1, MAX_SAMPLES)
         self.dtype = dtype
-        self._engine = Engine(model, dtype, self.chunk)
+        self.cuda_graphs = cuda_graphs
+        self._engine = self._new_engine()
 
     @property
     def r(self) -> float | Tensor:
@@ -139,8 +142,8 @@ class RegionClassifier(nn.Module):
         """
         m = self.m if m is None else check_int("m", m, 1, MAX_SAMPLES)
         with self._prepared(x, example_ids) as (runner, examples):
-            outcome = self._count(runner, examples, m)
-        return Votes(*outcome)
+            rule = StoppingRule(self.stop, m, runner.num_classes, self.alpha)
+            return Votes(*rounds.count(runner, examples, rule))
 
     def tally(self, x: Tensor, first: int, last: int, *, example_ids: Tensor | None = None) -> Tensor:
         """Votes per label of the points ``first`` to ``last`` - 1, no stopping: int32 [B, L].
@@ -150,11 +153,7 @@ class RegionClassifier(nn.Module):
         check_int("first", first, 0, MAX_SAMPLES)
         check_int("last", last, first, MAX_SAMPLES)
         with self._prepared(x, example_ids) as (runner, examples):
-            counts = torch.zeros(len(x), runner.num_classes, dtype=torch.int32, device=x.device)
-            everyone = torch.arange(len(x), device=x.device)
-            self._draw(runner, examples, everyone, counts, first, last)
-            _check_cast(counts, last - first, everyone)
-        return counts
+            return rounds.tally(runner, examples, first, last)
 
     def certify(
         self,
@@ -193,10 +192,7 @@ class RegionClassifier(nn.Module):
                 wanted = f"num_classes = {self.num_classes}"
                 raise ValueError(f"model must return {wanted} logits per point, got {runner.num_classes}")
             ids = self._ids(x) if ids is None else ids
-            try:
-                yield runner, _Examples(x, self.region.to(x.device), ids)
-            finally:
-                runner.release()
+            yield runner, _Examples(x, self.region.to(x.device), ids, self._point_seed())
 
     def predict(self, x: Tensor) -> Tensor:
         """Labels [B] int64 of examples ``x`` [B, ...] float32 in [0,1]. Raises like :meth:`vote`."""
@@ -215,7 +211,7 @@ class RegionClassifier(nn.Module):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
-        self._engine = Engine(self.model, self.dtype, self.chunk)
+        self._engine = self._new_engine()
 
     def _ids(self, x: Tensor) -> Tensor:
         """Whose random numbers examples ``x`` [B, ...] get where the caller names none: int64 [B]."""
@@ -227,70 +223,13 @@ class RegionClassifier(nn.Module):
     def _current_engine(self) -> Engine:
         """The engine, made anew if what it was made for has been assigned anew."""
         engine = self._engine
-        if engine.model is not self.model or (engine.dtype, engine.chunk) != (self.dtype, self.chunk):
-            self._engine = engine = Engine(self.model, self.dtype, self.chunk)
+        made_for = (engine.dtype, engine.chunk, engine.cuda_graphs)
+        if engine.model is not self.model or made_for != (self.dtype, self.chunk, self.cuda_graphs):
+            self._engine = engine = self._new_engine()
         return engine
 
-    def _count(self, runner: Runner, examples: "_Examples", m: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Rounds from checkpoint to checkpoint; those that stop leave. -> counts, label, samples, decided."""
-        batch, device = len(examples.x), examples.x.device
-        rule = StoppingRule(self.stop, m, runner.num_classes, self.alpha)
-        counts = torch.zeros(batch, runner.num_classes, dtype=torch.int32, device=device)
-        samples = torch.zeros(batch, dtype=torch.int64, device=device)
-        decided = torch.zeros(batch, dtype=torch.bool, device=device)
-        active = torch.arange(batch, device=device)
-        first, opening = 0, counts
-        for last in rule.checkpoints():
-            self._draw(runner, examples, active, counts, first, last)
-            samples[active] = last
-            if first == 0 and self.stop == "sequential":
-                opening = counts.clone()
-            stays = []
-            for some in active.split(max(1, _JUDGED // max(runner.num_classes, STAKES))):
-                so_far = counts[some]
-                _check_cast(so_far, last, some)
-                stops, proven = rule.judge(so_far, opening[some], last)
-                decided[some] = proven
-                stays.append(some[~stops])
-            active = torch.cat(stays)
-            first = last
-            if not len(active):
-                break
-        return counts, counts.argmax(1), samples, decided
-
-    def _draw(
-        self, runner: Runner, examples: "_Examples", active: Tensor, counts: Tensor, first: int, last: int
-    ) -> None:
-        """Samples ``first`` to ``last`` of the ``active`` examples [A], voted into ``counts`` [B, L]."""
-        start = 0
-        while start < len(active):
-            group = _group(len(active) - start, last - first, runner.chunk.rows)
-            some = active[start : start + group]
-            x, region, ids = examples.take(some)
-            votes = torch.zeros(group, runner.num_classes, dtype=torch.int32, device=x.device)
-            done = first
-            while done < last:
-                take = _piece(last - done, runner.chunk.rows // group)
-                out, points = runner.points(group, take, x.shape[1:], x.device)
-                region.fill(out, x, seed=self._point_seed(), example_ids=ids, first_sample=done)
-                try:
-                    logits = runner.logits(points, group * take)
-                except torch.OutOfMemoryError:
-                    del out, points
-                    runner.release()
-                    if not runner.chunk.shrink():
-                        raise
-                    if done == first:
-                        break  # a smaller group
-                    continue
-                ops.vote_(votes, logits.unflatten(0, (group, take)))
-                done += take
-            else:
-                # NaN shows early, but does not make the device wait after every pass: see also the checkpoint.
-                if start == 0 or last - first > 4 * runner.chunk.rows:
-                    _check_cast(votes, last - first, some)
-                counts[some] += votes
-                start += group
+    def _new_engine(self) -> Engine:
+        return Engine(self.model, self.dtype, self.chunk, cuda_graphs=self.cuda_graphs)
 
 
 @dataclass(frozen=True)
@@ -298,29 +237,14 @@ class _Examples:
     x: Tensor  # [B, ...]
     region: Region
     ids: Tensor  # [B]
+    seed: int
 
-    def take(self, some: Tensor) -> tuple[Tensor, Region, Tensor]:
-        return self.x[some].to(torch.float32).contiguous(), self.region.take(some), self.ids[some]
+    def __len__(self) -> int:
+        return len(self.x)
 
+    def take(self, some: Tensor) -> "_Examples":
+        x = self.x[some].to(torch.float32).contiguous()
+        return _Examples(x, self.region.take(some), self.ids[some], self.seed)
 
-def _piece(samples: int, most: int) -> int:
-    """The size of the even pieces, of at most ``most``, into which ``samples`` are cut: passes are of one size."""
-    pieces = -(-samples // max(1, most))
-    return -(-samples // pieces)
-
-
-def _group(examples: int, samples: int, rows: int) -> int:
-    """How many examples share a forward pass of at most ``rows`` points, so that it is as full as may be."""
-    fewest = -(-samples // rows)
-    sizes = [-(-samples // pieces) for pieces in range(fewest, fewest + 3)]
-    groups = [(min(examples, max(1, rows // size)), size) for size in sizes]
-    return max(groups, key=lambda pair: pair[0] * pair[1])[0]
-
-
-def _check_cast(votes: Tensor, samples: int, some: Tensor) -> None:
-    """Every point has voted. Raises ValueError naming the first example for which the model returned NaN."""
-    missing = samples - votes.sum(1)
-    if bool(missing.any()):
-        index = int(missing.nonzero()[0, 0])
-        where = f"{int(missing[index])} of {samples} points of example {int(some[index])}"
-        raise ValueError(f"model must not return NaN, got NaN logits at {where}")
+    def fill(self, out: Tensor, first_sample: int) -> None:
+        self.region.fill(out, self.x, seed=self.seed, example_ids=self.ids, first_sample=first_sample)

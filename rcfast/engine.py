@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .graphs import WORTH_SECONDS, Replays, recordable
 from .hardware import DtypeChoice, resolve_dtype
 from .running import (
     TRIED,
@@ -29,7 +30,9 @@ from .running import (
 FIRST_ROWS = 32  # the smallest chunk tried
 MAX_ROWS = 1 << 16
 POINT_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}  # the most that one chunk of points may take
+VIEWS = 64  # of the buffer, kept
 FULL_SECONDS = {"cpu": 0.03, "cuda": 0.1}  # hardware busy this long is full: larger chunks only cost memory
+FREE = 1.25  # a pass of more rows that takes at most so many times as long as the smallest is as good as free
 GAIN = 1.05  # a larger chunk must bring 5%, or it is not worth its memory
 PATIENCE = 2  # doublings without gain before the search ends
 TIMINGS = 3
@@ -67,6 +70,8 @@ class Chunk:
         self._patience = PATIENCE
         self._seconds: list[float] = []
         self._best = (0.0, self.rows)  # rows per second, rows
+        self._smallest: float | None = None  # seconds of the smallest pass
+        self.free = 0  # the most rows that take hardly longer than the smallest pass; 0 where not measured
 
     def run(self, call: Model, points: Tensor) -> Tensor:
         """``call(points)``, timed while the chunk is not settled."""
@@ -81,7 +86,14 @@ class Chunk:
         if self._given or self.rows == 1:
             return False
         self.rows, self.settled = self.rows // 2, True
+        self.free = min(self.free, self.rows)
         return True
+
+    @property
+    def seconds(self) -> float | None:
+        """What a pass of so many rows took; None where not measured."""
+        rate, rows = self._best
+        return rows / rate if rate else None
 
     def _observe(self, seconds: float) -> None:
         self._seconds.append(seconds)
@@ -89,6 +101,10 @@ class Chunk:
             return
         fastest = min(self._seconds)
         self._seconds = []
+        if self._smallest is None:
+            self._smallest = fastest
+        elif fastest <= FREE * self._smallest:
+            self.free = self.rows
         if self.rows / fastest > GAIN * self._best[0]:
             self._best, self._patience = (self.rows / fastest, self.rows), PATIENCE
         else:
@@ -111,17 +127,38 @@ class Runner:
     chunk: Chunk
     padded: bool  # every pass has exactly chunk.rows rows, so that a compiled model sees one shape
     module: Model  # what is run eagerly
-    _buffer: Tensor | None = field(default=None, repr=False)
+    replays: Replays
+    _buffer: Tensor | None = field(default=None, repr=False)  # kept from one vote to the next
+    _views: dict[tuple[int, int], tuple[Tensor, Tensor]] = field(default_factory=dict, repr=False)
+
+    @property
+    def free_rows(self) -> int:
+        """The most rows that a pass may have and take hardly longer than the smallest."""
+        return self.chunk.rows if self.padded else self.chunk.free
 
     def points(
         self, examples: int, samples: int, shape: torch.Size, device: torch.device
     ) -> tuple[Tensor, Tensor]:
-        """Room for points: [examples, samples, ...], and the [rows, ...] view that the network gets."""
+        """Room for points: [examples, samples, ...], and the [rows, ...] view that the network gets.
+
+        Raises torch.OutOfMemoryError.
+        """
+        if (examples, samples) not in self._views:
+            made = self._arrange(examples, samples, shape, device)
+            if len(self._views) >= VIEWS:
+                self._views.clear()
+            self._views[examples, samples] = made
+        return self._views[examples, samples]
+
+    def _arrange(
+        self, examples: int, samples: int, shape: torch.Size, device: torch.device
+    ) -> tuple[Tensor, Tensor]:
         used = examples * samples
         rows = max(used, self.chunk.rows) if self.padded else used
         n = shape.numel()
         if self._buffer is None or len(self._buffer) < rows * n:
             size = max(rows, self.chunk.rows) * n
+            self.release()
             self._buffer = torch.zeros(size, dtype=self.dtype, device=device)
         flat = self._buffer[: rows * n]
         if self.channels_last:
@@ -133,12 +170,14 @@ class Runner:
 
     def logits(self, points: Tensor, used: int) -> Tensor:
         """Logits [used, L] of the first ``used`` rows, checked. Raises TypeError or ValueError."""
-        out = logits_of(self.chunk.run(self.call, points), len(points))
+        seconds = self.chunk.seconds
+        replayed = self.chunk.settled and (seconds is None or seconds <= WORTH_SECONDS)
+        out = logits_of(self.chunk.run(self.replays if replayed else self.call, points), len(points))
         if out.shape[1] != self.num_classes:
             raise ValueError(
                 f"model must return {self.num_classes} logits per point, got shape {tuple(out.shape)}"
             )
-        out = out[:used]
+        out = out[:used] if used < len(out) else out
         if out.dtype == torch.float64:  # relative to the largest, rounding to float32 makes no ties
             best = out.amax(1, keepdim=True)
             out = torch.where(out == best, 0, out - best).to(torch.float32)
@@ -147,6 +186,8 @@ class Runner:
     def release(self) -> None:
         """Let the buffer of points go."""
         self._buffer = None
+        self._views.clear()
+        self.replays.clear()
 
 
 @dataclass(frozen=True)
@@ -184,8 +225,10 @@ class Engine:
     for images, channels_last. The user's model is never changed.
     """
 
-    def __init__(self, model: Model, dtype: DtypeChoice, chunk: int | None) -> None:
-        self.model, self.dtype, self.chunk = model, dtype, chunk
+    def __init__(
+        self, model: Model, dtype: DtypeChoice, chunk: int | None, *, cuda_graphs: bool = True
+    ) -> None:
+        self.model, self.dtype, self.chunk, self.cuda_graphs = model, dtype, chunk, cuda_graphs
         self._runners: dict[Any, Runner] = {}
         self._copies: dict[tuple[torch.dtype, bool], nn.Module] = {}  # by precision and channels_last
         self._form: list[Any] = []
@@ -197,6 +240,7 @@ class Engine:
         key = (shape, device)
         if key not in self._runners:
             self._runners[key] = self._choose(shape, device)
+        self._runners[key].replays.refresh()
         return self._runners[key]
 
     def _refresh(self) -> None:
@@ -289,7 +333,9 @@ class Engine:
             # not imported by name, for that takes seconds.
             compiled_class: Any = type(self.model)
             function = compiled_class(way.module, self.model.dynamo_ctx)
-        return Runner(way.bind(function), way.dtype, way.channels_last, labels, chunk, compiled, way.module)
+        call, module = way.bind(function), way.module
+        replays = Replays(call, module, allowed=self.cuda_graphs and not compiled and recordable(device))
+        return Runner(call, way.dtype, way.channels_last, labels, chunk, compiled, module, replays)
 
 
 class _Trial:

@@ -7,6 +7,8 @@ Every twin allocates what it likes and agrees with the native kernels bit by bit
 import torch
 from torch import Tensor
 
+from .stopping import Stop, StoppingRule
+
 _MASK = 0xFFFFFFFF
 _MULTIPLIERS = (
     0xD2511F53,
@@ -90,6 +92,36 @@ def vote(counts: Tensor, logits: Tensor) -> Tensor:
     votes = torch.zeros_like(counts)
     votes.scatter_add_(1, first.clamp(max=labels - 1), valid.to(counts.dtype))
     return counts + votes
+
+
+def judge(
+    counts: Tensor,
+    opening: Tensor,
+    votes: Tensor,
+    *,
+    checkpoints: list[int],
+    opens: bool,
+    m: int,
+    stop: Stop | None,
+    alpha: float,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Examples carried on from checkpoint to checkpoint until they stop, none of their votes missing.
+
+    ``counts`` and ``opening`` [A, L] int32, ``votes`` [A, K, L] -> counts and opening after it, and samples,
+    decided and stopped [A].
+    """
+    rule = StoppingRule(stop, m, counts.shape[1], alpha)
+    stopped = torch.zeros(len(counts), dtype=torch.bool)
+    samples, decided = torch.zeros(len(counts), dtype=torch.int64), stopped.clone()
+    for k, reached in enumerate(checkpoints):
+        counts = torch.where(stopped[:, None], counts, counts + votes[:, k])
+        if opens and k == 0:
+            opening = counts
+        stops, proven = rule.judge(counts, opening, reached)
+        samples = torch.where(stopped, samples, reached)
+        decided = torch.where(stopped, decided, proven)
+        stopped = stopped | stops
+    return counts, opening, samples, decided, stopped
 
 
 def saliency_pair(a: Tensor, b: Tensor, free: Tensor, *, down: bool = False) -> Tensor:

@@ -13,7 +13,8 @@ from scipy import stats
 from torch import Tensor, nn
 
 from rcfast import reference, regions
-from rcfast.classifier import RegionClassifier, Votes, _group, _piece
+from rcfast.classifier import RegionClassifier, Votes
+from rcfast.rounds import _group, _piece
 
 
 class Shift(nn.Module):

@@ -42,6 +42,18 @@ def test_cuda_equals_cpu(labels, dtype):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("labels", [2, 10, 17, 100])
+@pytest.mark.parametrize("ends", [[37], [1, 37], [0, 5, 5, 36, 37, 37]])
+def test_segments_are_votes_on_parts_of_the_samples(device, labels, ends):
+    logits = torch.randn(4, 37, labels, generator=torch.Generator().manual_seed(labels)).to(device)
+    logits[1, 5, 0] = math.nan
+    counts = torch.full((4, len(ends), labels), 2, dtype=torch.int32, device=device)
+    ops.vote_(counts, logits, ends)
+    for k, (start, end) in enumerate(zip([0, *ends], ends, strict=False)):
+        assert torch.equal(counts[:, k].cpu() - 2, votes(logits[:, start:end], device))
+
+
+@pytest.mark.parametrize("device", DEVICES)
 def test_equals_torch_argmax_without_ties(device):
     logits = torch.randn(5, 400, 10, generator=torch.Generator().manual_seed(0))
     expected = torch.stack([torch.bincount(row, minlength=10) for row in logits.argmax(-1)])
@@ -87,6 +99,9 @@ def test_non_contiguous_logits_and_empty():
 
 
 BAD = [
+    ({"ends": [2, 1, 4]}, ValueError, "ends must rise to 4 in at most 64 segments, got"),
+    ({"ends": [1, 3]}, ValueError, "ends must rise to 4 in at most 64 segments, got"),
+    ({"ends": [1, 4]}, ValueError, r"counts must have shape \[2, 2, 3\], got \[2, 3\]"),
     ({"logits": torch.zeros(3, 4)}, ValueError, r"logits must have shape \[B, s, L\], got \[3, 4\]"),
     ({"logits": torch.zeros(2, 4, 3).double()}, TypeError, "logits must be float32.*got torch.float64"),
     ({"counts": torch.zeros(2, 3)}, TypeError, "counts must be torch.int32, got torch.float32"),
@@ -119,7 +134,7 @@ def test_bad_input(change, error, message):
 @pytest.mark.parametrize("device", DEVICES)
 def test_opcheck_and_version_counter(device):
     counts, logits = torch.zeros(2, 3, dtype=torch.int32, device=device), torch.randn(2, 4, 3, device=device)
-    torch.library.opcheck(torch.ops.rcfast.vote_.default, (counts, logits))
+    torch.library.opcheck(torch.ops.rcfast.vote_.default, (counts, logits, []))
     version = counts._version
     ops.vote_(counts, logits)
     assert counts._version > version

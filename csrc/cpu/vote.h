@@ -55,17 +55,19 @@ inline int64_t argmax(const T* row, int64_t labels) {
 template <class V, class T>
 void vote_range(const Vote& a, int64_t begin, int64_t end) {
     const T* logits = static_cast<const T*>(a.logits);
-    // Votes of one example are gathered here, so that threads meet in counts once an example, not once a
-    // vote.
+    // Votes of one segment are gathered here, so that threads meet in counts once a segment, not once a vote.
     int32_t* tally = static_cast<int32_t*>(std::calloc(static_cast<size_t>(a.labels), sizeof(int32_t)));
     for (int64_t row = begin; row < end;) {
-        const int64_t example = row / a.samples;
-        const int64_t stop = end < (example + 1) * a.samples ? end : (example + 1) * a.samples;
+        const int64_t example = row / a.samples, sample = row % a.samples;
+        int segment = 0;
+        while (segment < a.segments - 1 && sample >= a.ends[segment]) ++segment;
+        const int64_t last = example * a.samples + (segment < a.segments - 1 ? a.ends[segment] : a.samples);
+        const int64_t stop = end < last ? end : last;
         for (; row < stop; ++row) {
             const int64_t label = V::argmax(logits + row * a.labels, a.labels);
             if (label >= 0) ++tally[label];
         }
-        int32_t* counts = a.counts + example * a.labels;
+        int32_t* counts = a.counts + (example * a.segments + segment) * a.labels;
         for (int64_t i = 0; i < a.labels; ++i)
             if (tally[i]) __atomic_fetch_add(counts + i, tally[i], __ATOMIC_RELAXED);
         std::memset(tally, 0, static_cast<size_t>(a.labels) * sizeof(int32_t));

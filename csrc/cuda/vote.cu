@@ -16,11 +16,13 @@ template <class T>
 static __global__ void __launch_bounds__(kThreads) vote_few_kernel(Vote a) {
     __shared__ int32_t tally[kFewLabels];
     const T* logits = static_cast<const T*>(a.logits);
-    const int labels = static_cast<int>(a.labels);
+    const int labels = static_cast<int>(a.labels), segment = blockIdx.z;
+    const int64_t begin = segment ? a.ends[segment - 1] : 0;
+    const int64_t end = segment < a.segments - 1 ? a.ends[segment] : a.samples;
     for (int64_t example = blockIdx.y; example < a.batch; example += gridDim.y) {
         for (int i = threadIdx.x; i < labels; i += kThreads) tally[i] = 0;
         __syncthreads();
-        for (int64_t s = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; s < a.samples;
+        for (int64_t s = begin + static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; s < end;
              s += static_cast<int64_t>(gridDim.x) * kThreads) {
             const T* row = logits + (example * a.samples + s) * labels;
             core::Leader leader = core::nobody();
@@ -29,7 +31,7 @@ static __global__ void __launch_bounds__(kThreads) vote_few_kernel(Vote a) {
         }
         __syncthreads();
         for (int i = threadIdx.x; i < labels; i += kThreads)
-            if (tally[i]) atomicAdd(&a.counts[example * labels + i], tally[i]);
+            if (tally[i]) atomicAdd(&a.counts[(example * a.segments + segment) * labels + i], tally[i]);
         __syncthreads();
     }
 }
@@ -50,7 +52,12 @@ static __global__ void __launch_bounds__(kThreads) vote_many_kernel(Vote a) {
                                      __shfl_down_sync(0xFFFFFFFFu, leader.nan, step)};
             leader = core::better(leader, other);
         }
-        if (lane == 0 && !leader.nan) atomicAdd(&a.counts[row / a.samples * a.labels + leader.label], 1);
+        if (lane == 0 && !leader.nan) {
+            const int64_t example = row / a.samples, sample = row % a.samples;
+            int segment = 0;
+            while (segment < a.segments - 1 && sample >= a.ends[segment]) ++segment;
+            atomicAdd(&a.counts[(example * a.segments + segment) * a.labels + leader.label], 1);
+        }
     }
 }
 
@@ -59,7 +66,8 @@ void launch(const Vote& a, cudaStream_t stream) {
     if (a.labels <= kFewLabels) {
         const int64_t blocks = (a.samples + kThreads - 1) / kThreads;
         const dim3 grid(static_cast<unsigned>(blocks < 1024 ? blocks : 1024),
-                        static_cast<unsigned>(a.batch < kMaxGridY ? a.batch : kMaxGridY));
+                        static_cast<unsigned>(a.batch < kMaxGridY ? a.batch : kMaxGridY),
+                        static_cast<unsigned>(a.segments));
         launch_kernel("vote", vote_few_kernel<T>, grid, kThreads, stream, a);
     } else {
         const int64_t blocks = (a.batch * a.samples + kThreads / kWarp - 1) / (kThreads / kWarp);

@@ -7,16 +7,22 @@ call.
 """
 
 from .conv3x3 import CONV_FEW, CONV_FILTERS, conv3x3_
+from .judging import GOES_ON, INCOMPLETE, STOPPED, judge_
 from .native import build_info
 from .saliency import saliency_pair
 from .sampling import sample_hypercube_, sample_noise_
-from .voting import vote_
+from .voting import MAX_SEGMENTS, vote_
 
 __all__ = [
     "CONV_FEW",
     "CONV_FILTERS",
+    "GOES_ON",
+    "INCOMPLETE",
+    "MAX_SEGMENTS",
+    "STOPPED",
     "build_info",
     "conv3x3_",
+    "judge_",
     "saliency_pair",
     "sample_hypercube_",
     "sample_noise_",

@@ -64,8 +64,10 @@ def check_value(name: str, tensor: Tensor) -> Tensor:
 _library = torch.library.Library("rcfast", "FRAGMENT")
 
 
-def operator(schema: str) -> Callable[[Callable[..., None]], OpOverload]:
-    """Registers a kernel for CPU and CUDA that returns None and writes to the arguments marked in the schema."""
+def operator(
+    schema: str, keys: tuple[str, ...] = ("CPU", "CUDA")
+) -> Callable[[Callable[..., None]], OpOverload]:
+    """Registers a kernel for these devices that returns None and writes to the arguments marked in the schema."""
     name = schema.partition("(")[0]
 
     def register(kernel: Callable[..., None]) -> OpOverload:
@@ -79,7 +81,7 @@ def operator(schema: str) -> Callable[[Callable[..., None]], OpOverload]:
                 if not arguments[i].is_inference():  # which track no versions
                     torch.autograd.graph.increment_version(arguments[i])
 
-        for key in ("CPU", "CUDA"):
+        for key in keys:
             _library.impl(name, call, key)
         torch.library.register_fake(f"rcfast::{name}", lambda *arguments: None, lib=_library)
         return made

@@ -129,7 +129,7 @@ void noise(Dtype dtype, Noise kind, bool clamp, int64_t n, int64_t samples, int6
 }
 
 template <class T>
-void voting(Dtype dtype, int64_t labels, int64_t samples) {
+void voting(Dtype dtype, int64_t labels, int64_t samples, int segments) {
     const int64_t batch = 2;
     std::vector<T> logits(batch * samples * labels);
     uint32_t state = 1;
@@ -138,9 +138,12 @@ void voting(Dtype dtype, int64_t labels, int64_t samples) {
         z = core::narrow<T>(static_cast<float>(state >> 28) / 16.0f);
     }
     if constexpr (sizeof(T) == sizeof(float)) logits[labels] = NAN;
-    std::vector<int32_t> cpu_counts(batch * labels, 3), cuda_counts = cpu_counts;
-    cpu::vote({cpu_counts.data(), logits.data(), dtype, batch, samples, labels}, 1);
-    cuda::vote({cuda_counts.data(), logits.data(), dtype, batch, samples, labels}, nullptr);
+    std::vector<int32_t> cpu_counts(batch * segments * labels, 3), cuda_counts = cpu_counts;
+    Vote a{cpu_counts.data(), logits.data(), dtype, batch, samples, labels, segments};
+    for (int k = 0; k < segments; ++k) a.ends[k] = samples * (k + 1) / segments;  // some are empty
+    cpu::vote(a, 1);
+    a.counts = cuda_counts.data();
+    cuda::vote(a, nullptr);
     check(cpu_counts == cuda_counts, "vote", labels, samples);
 }
 
@@ -200,11 +203,12 @@ int main() {
                 if (n % 3 == 0) noise<core::bf16>(Dtype::bf16, kind, clamp, n, 11, n == 24 ? 1 : 3);
             }
     for (const int64_t labels : {2, 10, 64, 65, 1000})
-        for (const int64_t samples : {2, 300}) {
-            voting<float>(Dtype::f32, labels, samples);
-            voting<core::f16>(Dtype::f16, labels, samples);
-            voting<core::bf16>(Dtype::bf16, labels, samples);
-        }
+        for (const int64_t samples : {2, 300})
+            for (const int segments : {1, 3}) {
+                voting<float>(Dtype::f32, labels, samples, segments);
+                voting<core::f16>(Dtype::f16, labels, samples, segments);
+                voting<core::bf16>(Dtype::bf16, labels, samples, segments);
+            }
     for (const int64_t n : {1, 2, 257, 600})
         for (const int levels : {3, 1000000})
             for (const bool down : {false, true}) saliency(n, levels, down);

@@ -112,18 +112,22 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
                                const Arguments&... arguments) {
     ::gridDim = config->gridDim;
     ::blockDim = config->blockDim;
-    for (unsigned y = 0; y < config->gridDim.y; ++y)
-        for (unsigned x = 0; x < config->gridDim.x; ++x) {
-            emulation::Block block(config->blockDim.x);
-            emulation::block = &block;
-            std::vector<std::thread> threads;
-            for (unsigned t = 0; t < config->blockDim.x; ++t)
-                threads.emplace_back([&, x, y, t] {
-                    threadIdx = dim3(t);
-                    blockIdx = dim3(x, y);
-                    kernel(arguments...);
-                });
-            for (std::thread& thread : threads) thread.join();
-        }
+    const dim3 grid = config->gridDim;
+    emulation::Block block(config->blockDim.x);
+    emulation::Barrier turn(config->blockDim.x);
+    emulation::block = &block;
+    std::vector<std::thread> threads;  // of one block after the other: starting them is what takes the time
+    for (unsigned t = 0; t < config->blockDim.x; ++t)
+        threads.emplace_back([&, t] {
+            threadIdx = dim3(t);
+            for (unsigned z = 0; z < grid.z; ++z)
+                for (unsigned y = 0; y < grid.y; ++y)
+                    for (unsigned x = 0; x < grid.x; ++x) {
+                        blockIdx = dim3(x, y, z);
+                        kernel(arguments...);
+                        turn.wait();
+                    }
+        });
+    for (std::thread& thread : threads) thread.join();
     return cudaSuccess;
 }

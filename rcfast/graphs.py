@@ -1,0 +1,119 @@
+"""A model's passes of one size replayed as one CUDA graph: one launch where there were dozens.
+
+A pass of a small network takes a GPU less time than the host takes to launch its kernels. Where a model allows it, the
+launches are recorded once for each size of pass and replayed; it is then called no more, so that only what it computes
+from its input and its tensors counts. Recording needs fixed addresses: points stand in a buffer that is kept.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .running import Model
+
+WARM = 3  # passes of a size before it is recorded: libraries choose their kernels in the first ones
+CHECKED = 2  # replays of a size that are compared with the model itself
+SIZES = 8  # recorded at a time; each holds the memory of a pass
+WORTH_SECONDS = 0.005  # passes that take longer are not bound by launches
+_SIMPLE = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
+
+
+def recordable(device: torch.device) -> bool:
+    """Whether what is launched on a device can be recorded."""
+    return device.type == "cuda"
+
+
+def capture(call: Model, points: Tensor) -> Callable[[], Tensor]:
+    """What ``call`` launches on ``points``, as a function that launches it again on what stands there by then."""
+    graph = torch.cuda.CUDAGraph()
+    # thread_local: other threads of the process may allocate meanwhile.
+    recording = torch.cuda.graph(graph, capture_error_mode="thread_local")
+    with torch.cuda.device(points.device), recording:
+        out = call(points)
+
+    def replay() -> Tensor:
+        graph.replay()
+        return out
+
+    return replay
+
+
+def objection(module: Any) -> str | None:
+    """Why passes of a model may not be recorded; None where nothing speaks against it."""
+    if not isinstance(module, nn.Module):
+        return "a callable may depend on anything"
+    for name, part in module.named_modules():
+        hooks = ("_forward_hooks", "_forward_pre_hooks")
+        if any(getattr(part, each) for each in hooks):
+            return f"{name or 'the model'} has hooks"
+        if type(part).__call__ is not nn.Module.__call__:
+            return f"{name or 'the model'} has a call of its own"
+    return None
+
+
+def fingerprint(module: Any) -> list[Any]:
+    """What a recorded pass has taken for granted: addresses of tensors, and plain attributes of the modules."""
+    if not isinstance(module, nn.Module):
+        return []
+    found: list[Any] = [t.data_ptr() for t in (*module.parameters(), *module.buffers())]
+    for part in module.modules():
+        own = sorted((k, v) for k, v in vars(part).items() if k != "training" and isinstance(v, _SIMPLE))
+        found.append((type(part), own))
+    return found
+
+
+class Replays:
+    """Calls a model on points; passes of a size that keeps coming are recorded and replayed.
+
+    ``refused`` tells why the model is called itself after all, and is None as long as nothing has spoken against
+    recording: a model that waits for the device, or whose replay gives other labels than the model.
+    """
+
+    def __init__(self, call: Model, module: Any, *, allowed: bool) -> None:
+        self._call, self._module = call, module
+        self.refused = objection(module) if allowed else "not asked for"
+        self._seen: dict[Any, int] = {}
+        self._recorded: dict[Any, Callable[[], Tensor]] = {}
+        self._fingerprint: list[Any] = []
+
+    def refresh(self) -> None:
+        """Drop what was recorded if the model has changed: before each vote."""
+        if self.refused is None and (now := fingerprint(self._module)) != self._fingerprint:
+            self.clear()
+            self._fingerprint = now
+
+    def clear(self) -> None:
+        """Drop what was recorded, as before the buffer of points moves."""
+        self._seen.clear()
+        self._recorded.clear()
+
+    def __call__(self, points: Tensor) -> Tensor:
+        """Logits of ``points``, which stand where they always do. Overwritten by the next replay of this size."""
+        if self.refused is not None:
+            return self._call(points)
+        size = (points.data_ptr(), points.shape, points.stride())
+        seen = self._seen[size] = self._seen.get(size, 0) + 1
+        if size in self._recorded and seen > WARM + CHECKED:
+            return self._recorded[size]()
+        logits = self._call(points)
+        if seen >= WARM and (size in self._recorded or len(self._recorded) < SIZES):
+            self._compare(size, points, logits)
+        return logits
+
+    def _compare(self, size: Any, points: Tensor, logits: Tensor) -> None:
+        try:
+            if size not in self._recorded:
+                self._recorded[size] = capture(self._call, points)
+            again = self._recorded[size]()
+            same = again.shape == logits.shape and torch.equal(again.argmax(1), logits.argmax(1))
+        except Exception as error:  # a model may do anything that cannot be recorded
+            self._refuse(f"{type(error).__name__}: {error}")
+        else:
+            if not same:
+                self._refuse("a replay gave other labels than the model")
+
+    def _refuse(self, why: str) -> None:
+        self.refused = why
+        self.clear()

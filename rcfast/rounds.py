@@ -1,0 +1,171 @@
+"""The rounds of a vote: points are drawn, labelled and tallied on the device of the model, and judged on the host.
+
+A round goes to the next checkpoint of the stopping rule, or to a later one where the points up to there share a pass
+that takes hardly longer. Its examples stop all the same at the first checkpoint at which the rule stops them, and what
+was cast after it is not counted: how the rounds are cut leaves no trace in a vote. The host waits for the device once a
+round, for the votes.
+"""
+
+from typing import Protocol, Self
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from . import ops
+from .engine import Runner
+from .stopping import StoppingRule
+
+LONG = 4  # passes after which a round looks whether the model has returned NaN, before it ends
+
+
+class Examples(Protocol):
+    """Examples [B, ...] in some region, and whose random numbers they get."""
+
+    @property
+    def x(self) -> Tensor: ...
+    def __len__(self) -> int: ...
+    def take(self, some: Tensor) -> Self: ...
+    def fill(self, out: Tensor, first_sample: int) -> None: ...
+
+
+def count(runner: Runner, examples: Examples, rule: StoppingRule) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rounds until every example has stopped: counts [B, L] int32, label, samples [B] int64, decided [B] bool.
+
+    Raises ValueError where the model returns NaN.
+    """
+    batch, labels, device = len(examples), rule.num_classes, examples.x.device
+    counts = torch.zeros(batch, labels, dtype=torch.int32)
+    opening = torch.zeros_like(counts) if rule.stop == "sequential" else counts
+    samples, decided = torch.zeros(batch, dtype=torch.int64), torch.zeros(batch, dtype=torch.bool)
+    active, draw = np.arange(batch), _Drawing(runner, examples)
+    checkpoints, first = rule.checkpoints(), 0
+    while checkpoints and len(active):
+        ends = together(checkpoints, first, len(active), runner.free_rows)
+        votes = fetch(draw.votes(active, first, ends))
+        tensors = (counts, opening, samples, decided, torch.from_numpy(active), votes)
+        state = ops.judge_(
+            *tensors, checkpoints=ends, opens=first == 0, m=rule.m, stop=rule.stop, alpha=rule.alpha
+        ).numpy()
+        if (state == ops.INCOMPLETE).any():
+            index = int(active[int((state == ops.INCOMPLETE).argmax())])
+            _refuse(int(samples[index] - counts[index].sum()), int(samples[index]), index)
+        if (state != ops.GOES_ON).any():
+            active = active[state == ops.GOES_ON]
+        first, checkpoints = ends[-1], checkpoints[len(ends) :]
+    label = counts.argmax(1)
+    return counts.to(device), label.to(device), samples.to(device), decided.to(device)
+
+
+def tally(runner: Runner, examples: Examples, first: int, last: int) -> Tensor:
+    """Votes for samples ``first`` to ``last``, no stopping: int32 [B, L]. Raises ValueError for NaN."""
+    who = np.arange(len(examples))
+    if first == last:
+        shape = (len(who), runner.num_classes)
+        return torch.zeros(shape, dtype=torch.int32, device=examples.x.device)
+    votes = _Drawing(runner, examples).votes(who, first, [last])
+    _check_cast(votes, last - first, who)
+    return votes[:, 0]
+
+
+def together(checkpoints: list[int], first: int, active: int, free_rows: int) -> list[int]:
+    """The checkpoints that one round reaches: one, or as many as ``active`` examples reach in ``free_rows`` points."""
+    n = 1
+    while n < min(len(checkpoints), ops.MAX_SEGMENTS) and active * (checkpoints[n] - first) <= free_rows:
+        n += 1
+    return checkpoints[:n]
+
+
+def fetch(votes: Tensor) -> Tensor:
+    """``votes`` in host memory: where a round waits for the device."""
+    return votes.cpu()
+
+
+class _Drawing:
+    """Draws points of examples and has the model label them."""
+
+    def __init__(self, runner: Runner, examples: Examples) -> None:
+        self.runner, self.examples = runner, examples
+        self._active: NDArray[np.int64] | None = None  # those of the last round
+        self._where = torch.empty(0)  # the same on the device
+        self._group: Examples | None = None  # all of them, where they shared its passes
+
+    def votes(self, active: NDArray[np.int64], first: int, ends: list[int]) -> Tensor:
+        """Votes of the ``active`` examples [A] for samples ``first`` to ``ends``: int32 [A, K, L] on the device."""
+        runner, last = self.runner, ends[-1]
+        shape = (len(active), len(ends), runner.num_classes)
+        votes = torch.zeros(shape, dtype=torch.int32, device=self.examples.x.device)
+        start = 0
+        while start < len(active):
+            group = _group(len(active) - start, last - first, runner.chunk.rows)
+            tally = votes[start : start + group] if group < len(active) else votes
+            if not self._cast(self._taken(active, start, group), tally, first, ends):
+                continue
+            start += group
+            # A model that returns NaN mostly does so at once, and may take long.
+            long = last - first > LONG * runner.chunk.rows
+            if start < len(active) and (long or (start == group and first == 0)):
+                _check_cast(fetch(tally), last - first, active[start - group : start])
+        return votes
+
+    def _taken(self, active: NDArray[np.int64], start: int, group: int) -> Examples:
+        """``group`` of the active examples from ``start`` on; kept while all of them share their passes."""
+        if self._active is not active:
+            self._active = active
+            self._group = None
+            self._where = torch.from_numpy(active).to(self.examples.x.device, non_blocking=True)
+        if group < len(active):
+            return self.examples.take(self._where[start : start + group])
+        if self._group is None:
+            self._group = self.examples.take(self._where)
+        return self._group
+
+    def _cast(self, some: Examples, votes: Tensor, first: int, ends: list[int]) -> bool:
+        """Samples ``first`` to ``ends`` of ``some``; False where there was no memory for so many at a time."""
+        runner, group, done = self.runner, len(some), first
+        while done < ends[-1]:
+            take = _piece(ends[-1] - done, runner.chunk.rows // group)
+            try:
+                out, points = runner.points(group, take, some.x.shape[1:], some.x.device)
+                some.fill(out, done)
+                logits = runner.logits(points, group * take)
+            except torch.OutOfMemoryError:
+                out = points = torch.empty(0)  # or they would hold the buffer
+                runner.release()
+                if not runner.chunk.shrink():
+                    raise
+                if done == first:
+                    return False
+                continue
+            within = [min(max(end - done, 0), take) for end in ends]
+            ops.vote_(votes, logits.unflatten(0, (group, take)), within)
+            done += take
+        return True
+
+
+def _piece(samples: int, most: int) -> int:
+    """The size of the even pieces, of at most ``most``, into which ``samples`` are cut: passes are of one size."""
+    pieces = -(-samples // max(1, most))
+    return -(-samples // pieces)
+
+
+def _group(examples: int, samples: int, rows: int) -> int:
+    """How many examples share a forward pass of at most ``rows`` points, so that it is as full as may be."""
+    fewest = -(-samples // rows)
+    sizes = [-(-samples // pieces) for pieces in range(fewest, fewest + 3)]
+    groups = [(min(examples, max(1, rows // size)), size) for size in sizes]
+    return max(groups, key=lambda pair: pair[0] * pair[1])[0]
+
+
+def _check_cast(votes: Tensor, samples: int, who: NDArray[np.int64]) -> None:
+    """Every point of ``votes`` [A, K, L] has been cast. Raises ValueError naming the first example with NaN."""
+    missing = samples - votes.sum((1, 2))
+    if bool(missing.any()):
+        index = int(missing.nonzero()[0, 0])
+        _refuse(int(missing[index]), samples, int(who[index]))
+
+
+def _refuse(missing: int, samples: int, example: int) -> None:
+    where = f"{missing} of {samples} points of example {example}"
+    raise ValueError(f"model must not return NaN, got NaN logits at {where}")
