@@ -62,6 +62,8 @@ def candidates(
         targets=np.tile(np.arange(1, shape[1] + 1), (shape[0], 1)),
         said=labels,
         clean=np.zeros((len(labels), shape[0]), int) if clean is None else np.array(clean),
+        lead=np.ones(labels.shape),
+        clean_lead=np.ones((len(labels), shape[0])),
     )
 
 
@@ -153,6 +155,8 @@ def test_a_row_counts_successes_and_averages_over_them() -> None:
         targets=np.array([[1, 2], [1, 2]]),
         said=np.array([[[1, 2], [0, 2]], [[1, 0], [0, 0]], [[1, 2], [0, 0]]]),
         clean=np.array([[0, 0], [1, 0], [1, 0]]),
+        lead=np.ones((3, 2, 2)),
+        clean_lead=np.ones((3, 2)),
     )
 
     def row(reading: Reading) -> AttackRow:

@@ -21,7 +21,7 @@ from rcfast.running import Model, device_of, evaluating, in_training, plain
 
 __all__ = ["Attack", "AttackResult", "AttackedModel", "Model", "Noise", "margin", "per_row", "resolution"]
 
-Observer = Callable[[Tensor, Tensor, Tensor], None]  # inputs, logits and rows of the batch of a forward pass
+Observer = Callable[[Tensor, Tensor, Tensor], None]  # inputs, logits and examples of a forward pass
 observers: list[Observer] = []  # told of every forward pass of an attacked model, for diagnosis
 FAR = 1e4  # of the two logits that compete; below, what others add to the allowance is 2% of these at most
 INSIDE = 1e-3  # how far from 0 and 1 a slope is taken that is infinite there
@@ -97,12 +97,21 @@ class AttackedModel:
 
     `rows` [n] int64 says which example of the batch each row of the input belongs to, so that attacks may
     drop finished examples and try several variants of one at once. limit: rows that fit into memory at once.
+    examples [b] int64: which of the attacked examples the batch holds, for observers.
     Neither the parameters nor their gradients are touched, and callers under torch.no_grad are fine.
     """
 
     def __init__(
-        self, model: Model, *, num_classes: int, limit: int, queries: Tensor, bar: tqdm | None = None
+        self,
+        model: Model,
+        *,
+        num_classes: int,
+        limit: int,
+        queries: Tensor,
+        bar: tqdm | None = None,
+        examples: Tensor | None = None,
     ):
+        self.examples = examples
         self.model, self.num_classes, self.limit, self.queries = model, num_classes, limit, queries
         self._bar, self._done = bar, 0.0
         self._steep: bool | None = None  # whether gradients may be infinite
@@ -113,7 +122,7 @@ class AttackedModel:
         self.queries.index_add_(0, rows, torch.ones_like(rows))
         logits = self.model(x)
         for observer in observers:
-            observer(x, logits, rows)
+            observer(x, logits, rows if self.examples is None else self.examples[rows])
         return logits
 
     @torch.no_grad()
@@ -295,7 +304,7 @@ class Attack(ABC):
             for rows in active.split(size) if len(active) else ():
                 spent = torch.zeros_like(rows)
                 attacked = AttackedModel(
-                    model, num_classes=logits.shape[1], limit=limit, queries=spent, bar=bar
+                    model, num_classes=logits.shape[1], limit=limit, queries=spent, bar=bar, examples=rows
                 )
                 adversarial[rows] = self._run(attacked, x[rows], labels[rows]).to(x.dtype)
                 queries[rows] += spent

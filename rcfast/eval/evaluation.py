@@ -6,7 +6,6 @@ import inspect
 import json
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +19,17 @@ from rcfast.eval.outputs.cautions import cautions
 from rcfast.eval.outputs.output import Output
 from rcfast.eval.results import Results
 from rcfast.eval.run import dry, environment
-from rcfast.eval.run.alike import alike, begin
 from rcfast.eval.run.attack import NetworkAttack
 from rcfast.eval.run.config import Config, ConfigError
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.examples import examples
 from rcfast.eval.run.judges import judges
+from rcfast.eval.run.labels import AdversarialLabels
 from rcfast.eval.run.length import LearntLength, searched
 from rcfast.eval.run.loop import note, perform
 from rcfast.eval.run.networks import needed_for
 from rcfast.eval.run.progress import Progress
 from rcfast.eval.run.store import Store, digest, write_atomic
-from rcfast.eval.run.team import Team
 from rcfast.eval.run.unit import STAGES, Unit, closure
 
 DRAWING = 1  # version of the step that draws: part of its key
@@ -50,39 +48,21 @@ def evaluate(
     Raises ConfigError for a setting or input that cannot be used, StageError for a training, attack or vote that
     fails, StoreError for a folder that is locked or a full disk; what was finished stays and is found by the next
     call.
-
-    Under torchrun every process calls it alike, and they share the work. Raises Ended where another one failed.
     """
-    folder, team = Path(out), Team.join()
-    progress = (progress or Progress("quiet")) if team.leads else Progress("quiet")
+    folder, progress = Path(out), progress or Progress("quiet")
     chosen = [known.get(name) for name in outputs or known.names()]
     store = Store(folder, report=progress.print)
-    with (
-        team.together(),
-        store.locked() if team.leads else nullcontext(),
-        alike(team, store, config) as (config, said),
-    ):
-        ctx = prepare(config, folder, chosen, store, progress, team)
-        for warning in said:
-            ctx.warn(warning)
+    with store.locked():
+        ctx = prepare(config, folder, chosen, store, progress)
         first = [unit for unit in plan(ctx, chosen) if unit.stage == STAGES[0]]
-        if team.leads:
-            begin(store, config)
         perform(ctx, first)
         ctx.sketch = False
         units = plan(ctx, chosen)
         perform(ctx, [unit for unit in units if unit not in first])
-        results = team.settle("results", lambda: show(ctx, chosen, units))
-        team.leave()
-    return results
-
-
-def show(ctx: Context, chosen: Sequence[Output], units: Sequence[Unit]) -> Results:
-    """Write everything that a reader is given, from finished units; return the results with the stages' times."""
-    results = tabulate(ctx, chosen, units)
-    draw(ctx, chosen, results)
-    results["stages"] = ctx.stages
-    write_atomic(ctx.out / "timings.json", json.dumps(ctx.stages, indent=1) + "\n")
+        results = tabulate(ctx, chosen, units)
+        draw(ctx, chosen, results)
+        results["stages"] = ctx.stages
+        write_atomic(folder / "timings.json", json.dumps(ctx.stages, indent=1) + "\n")
     return results
 
 
@@ -101,18 +81,11 @@ def plan(ctx: Context, chosen: Sequence[Output]) -> list[Unit]:
     return closure(ctx, units)
 
 
-def prepare(
-    config: Config,
-    out: Path,
-    chosen: Sequence[Output],
-    store: Store,
-    progress: Progress,
-    team: Team | None = None,
-) -> Context:
+def prepare(config: Config, out: Path, chosen: Sequence[Output], store: Store, progress: Progress) -> Context:
     """Load the data and check all settings. Raises ConfigError."""
-    team = team or Team()
-    device = find_device(config.device, team)
-    ctx = Context(resolved(config, device), store, progress, device, load_data(config), out, team)
+    device = find_device(config.device)
+    names = tuple(output.name for output in chosen)
+    ctx = Context(resolved(config, device), store, progress, device, load_data(config), out, names)
     for unit in plan(ctx, chosen):
         unit.check(ctx)
     return ctx
@@ -126,13 +99,10 @@ def resolved(config: Config, device: torch.device) -> Config:
     return dataclasses.replace(config, vote=dataclasses.replace(config.vote, dtype=dtype))
 
 
-def find_device(name: str, team: Team) -> torch.device:
-    """Return the device of a run; of the GPUs of a host, each process takes its own.
-
-    Raises ConfigError where there is no such device.
-    """
+def find_device(name: str) -> torch.device:
+    """Return the device of a run. Raises ConfigError where there is no such device."""
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -141,11 +111,6 @@ def find_device(name: str, team: Team) -> torch.device:
         raise ConfigError(f"--device takes auto, cpu or cuda, got {name!r}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"--device {name}: this machine has no usable CUDA device")
-    if name == "cuda" and team.size > 1:
-        place, there = team.here[0], torch.cuda.device_count()
-        if place >= there:
-            raise ConfigError(f"--device cuda: {team.here[1]} processes on this host, but {there} GPUs")
-        device = torch.device("cuda", place)
     return device
 
 
@@ -193,6 +158,7 @@ def collect(ctx: Context, chosen: Sequence[Output], units: Sequence[Unit]) -> Re
         "environment": environment.describe(ctx.device),
         "outputs": [output.name for output in chosen],
         "defences": [own.name for own in judges(ctx) if own.name in measured],
+        "direct": direct(units),
         "warnings": [],
         "accuracy": [],
         "attacks": [],
@@ -202,13 +168,22 @@ def collect(ctx: Context, chosen: Sequence[Output], units: Sequence[Unit]) -> Re
         results["length"] = searched(ctx)
     for output in chosen:
         merge(results, output.measure(ctx))  # type: ignore[arg-type]
-    attacked = dict.fromkeys(unit.network for unit in units if isinstance(unit, NetworkAttack))
+    attacked = dict.fromkeys(unit.case.network for unit in units if isinstance(unit, NetworkAttack))
     drawn = examples(ctx).drawn if attacked else 0
     if attacked and drawn < ctx.config.protocol.examples:
         ctx.warn(f"only {drawn} of {ctx.config.protocol.examples} examples are classified correctly")
     # Said in the summary at the end and in the report.
     results["warnings"] = [*ctx.warnings, *cautions(results, drawn=drawn, networks=attacked)]
     return results
+
+
+def direct(units: Sequence[Unit]) -> dict[str, list[str]]:
+    """Return the attacks that were made against each defence itself, whatever else they were tried on."""
+    found: dict[str, dict[str, None]] = {}
+    for unit in units:
+        if isinstance(unit, AdversarialLabels) and unit.made.case.network == unit.judge:
+            found.setdefault(unit.judge, {})[str(unit.made.case)] = None
+    return {name: list(cases) for name, cases in found.items()}
 
 
 def merge(into: dict[str, Any], more: Mapping[str, Any]) -> None:

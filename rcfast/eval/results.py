@@ -84,6 +84,66 @@ class AttackRow(TypedDict):
     per_seed: list[int]
 
 
+class EnvelopeCurve(TypedDict):
+    """The share of examples that are broken with noise of at most `at`, with its interval; known: by the votes that the
+    attacker chose by."""
+
+    at: list[float]
+    rate: list[float]
+    low: list[float]
+    high: list[float]
+    known: list[float]
+
+
+class WorstCase(TypedDict):
+    """What the best of all attacks achieves against a defence, on n examples; any wrong label counts.
+
+    rate, interval: by votes that the attacker has not seen; known_rate: by those that it chose by. already: share that
+    is wrong without an attack. attacks: how many were tried; on_itself: which of them were made against this defence.
+    curves by norm.
+    """
+
+    defence: str
+    n: int
+    rate: float
+    interval: list[float]
+    known_rate: float
+    already: float
+    random: bool
+    attacks: int
+    on_itself: list[str]
+    curves: dict[str, EnvelopeCurve]
+
+
+class SecurityCurve(TypedDict):
+    """The share of examples that one attack breaks with noise of at most `at` in its norm."""
+
+    defence: str
+    attack: str
+    norm: Literal["L0", "L2", "Linf"]
+    at: list[float]
+    rate: list[float]
+
+
+class Optimality(TypedDict):
+    """How close an attack on its own network comes to the best of all, over n examples; any wrong label counts.
+
+    within_budget: the same after `budget` forward and backward passes of an example. forward, backward: those that it
+    spent on an example in the mean, all targets together; None where they were not recorded.
+    """
+
+    network: str
+    attack: str
+    norm: Literal["L0", "L2", "Linf"]
+    n: int
+    success: int
+    optimality: float | None
+    within_budget: float | None
+    budget: int
+    forward: float | None
+    backward: float | None
+
+
 class TargetHistograms(TypedDict):
     """Label histograms around the adversarial example of each target; one without success has no row."""
 
@@ -128,6 +188,10 @@ class Results(TypedDict):
     warnings: list[str]
     accuracy: list[Accuracy]
     attacks: list[AttackRow]
+    direct: NotRequired[dict[str, list[str]]]  # the attacks that were made against each defence itself
+    worst: NotRequired[list[WorstCase]]
+    curves: NotRequired[list[SecurityCurve]]
+    optimality: NotRequired[list[Optimality]]
     length: NotRequired[Length]
     histograms: NotRequired[Histograms]
     grids: dict[str, Grid]  # "figure1", "figure5", "figure9"

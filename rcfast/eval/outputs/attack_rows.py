@@ -10,7 +10,7 @@ import torch
 
 from rcfast.eval.results import AttackRow, Group
 from rcfast.eval.run import attack, labels
-from rcfast.eval.run.attack import Case
+from rcfast.eval.run.attack import Adversarial, Case, norm_of
 from rcfast.eval.run.config import TARGETED, TRAINED
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Measured
@@ -26,14 +26,7 @@ from rcfast.eval.run.protocol import (
     targeted,
     untargeted,
 )
-
-NORM = {"JSMA": 0, "CW-L0": 0, "FGSM": math.inf, "IGSM": math.inf, "CW-Linf": math.inf, "CW-L2": 2}
-
-
-def norm_of(name: str) -> float:
-    """Return the norm in which an attack's noise is counted: 0, 2 or inf."""
-    return 2 if name == "DeepFool" else NORM[name[2:]]
-
+from rcfast.eval.run.store import Arrays
 
 # ---- which attacks
 
@@ -71,42 +64,54 @@ def labelled(ctx: Context, cases: Sequence[Case], alphas: Sequence[float] = (0.0
 
 
 def candidates(ctx: Context, own: Measured, case: Case, alpha: float = 0.0) -> Candidates:
-    """Return what a defence has said of all drawn examples, attacked in one way and moved on by alpha."""
-    return ctx.once(("candidates", own.name, case, alpha), lambda: _candidates(ctx, own, case, alpha))
+    """Return what a defence has said of all drawn examples, attacked on a network and moved on by alpha."""
+    return judged(ctx, own, tuple(attack.parts(ctx, case, "drawn")), alpha)
 
 
-def _candidates(ctx: Context, own: Measured, case: Case, alpha: float) -> Candidates:
-    parts = list(attack.parts(ctx, case, "drawn"))
-    success = [ctx.arrays(part)["success"] for part in parts]
+def judged(ctx: Context, own: Measured, made: tuple[Adversarial, ...], alpha: float = 0.0) -> Candidates:
+    """Return what a defence has said of adversarial examples, given as the units that made them, in their order."""
+    return ctx.once(("judged", own.name, made, alpha), lambda: _judged(ctx, own, made, alpha))
+
+
+def _judged(ctx: Context, own: Measured, made: tuple[Adversarial, ...], alpha: float) -> Candidates:
+    success = [ctx.arrays(part)["success"] for part in made]
     targets = [
-        examples(ctx).targets[part.rows] if case.targeted else examples(ctx).y[part.rows][:, None]
-        for part in parts
+        examples(ctx).targets[part.rows] if part.case.targeted else examples(ctx).y[part.rows][:, None]
+        for part in made
     ]
-    said = [
-        np.stack([ctx.arrays(AdversarialLabels(own.name, seed, part, alpha))["said"] for seed in own.seeds])
-        for part in parts
-    ]
-    shaped = [one.reshape(-1, *other.shape) for one, other in zip(said, success, strict=True)]
+    said, lead = [], []
+    for part, shape in zip(made, (one.shape for one in success), strict=True):
+        found = [ctx.arrays(AdversarialLabels(own.name, seed, part, alpha)) for seed in own.seeds]
+        said.append(np.stack([arrays["said"].reshape(shape) for arrays in found]))
+        lead.append(np.stack([lead_of(arrays).reshape(shape) for arrays in found]))
+    clean = [ctx.arrays(CleanLabels(own.name, seed)) for seed in own.seeds]
     return Candidates(
         success=np.concatenate(success),
-        noise=sizes(ctx, case, alpha)[NORMS[norm_of(case.attack)]],
+        noise=sizes(ctx, made, alpha)[NORMS[made[0].norm]],
         targets=np.concatenate(targets),
-        said=np.concatenate(shaped, axis=1),
-        clean=np.stack([ctx.arrays(CleanLabels(own.name, seed))["said"] for seed in own.seeds]),
+        said=np.concatenate(said, axis=1),
+        clean=np.stack([arrays["said"] for arrays in clean]),
+        lead=np.concatenate(lead, axis=1),
+        clean_lead=np.stack([lead_of(arrays) for arrays in clean]),
     )
 
 
-def sizes(ctx: Context, case: Case, alpha: float = 0.0) -> dict[str, np.ndarray]:
-    """Return the noise [N,T] of all drawn examples, attacked in one way and moved on by alpha, in each norm."""
-    return ctx.once(("sizes", case, alpha), lambda: _sizes(ctx, case, alpha))
+def lead_of(arrays: Arrays) -> np.ndarray:
+    """Return by which share of its votes each label leads; 1 where nothing is random or it was not recorded."""
+    return arrays.get("lead", np.ones(len(arrays["said"]), np.float32))
 
 
-def _sizes(ctx: Context, case: Case, alpha: float) -> dict[str, np.ndarray]:
+def sizes(ctx: Context, made: tuple[Adversarial, ...], alpha: float = 0.0) -> dict[str, np.ndarray]:
+    """Return the noise [N,T] of adversarial examples, moved on by alpha, in each norm."""
+    return ctx.once(("sizes", made, alpha), lambda: _sizes(ctx, made, alpha))
+
+
+def _sizes(ctx: Context, made: tuple[Adversarial, ...], alpha: float) -> dict[str, np.ndarray]:
     found: dict[str, list[np.ndarray]] = {name: [] for name in NORMS.values()}
-    for part in attack.parts(ctx, case, "drawn"):
+    for part in made:
         clean = examples(ctx).x[part.rows].cpu()[:, None]
-        made = torch.from_numpy(ctx.arrays(part)["adversarial"])
-        delta = (attack.adapted(clean, made, alpha) - clean).flatten(2).double()
+        moved = attack.adapted(clean, torch.from_numpy(ctx.arrays(part)["adversarial"]), alpha)
+        delta = (moved - clean).flatten(2).double()
         found["L0"].append((delta != 0).sum(2).double().numpy())
         found["L2"].append(torch.linalg.vector_norm(delta, dim=2).numpy())
         found["Linf"].append(torch.linalg.vector_norm(delta, ord=math.inf, dim=2).numpy())

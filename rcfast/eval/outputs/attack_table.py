@@ -2,6 +2,7 @@
 
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -26,6 +27,7 @@ from rcfast.eval.outputs.records import (
     NORMS,
     attack_label,
     attack_record,
+    attacked_itself,
     columns,
     defences,
     label,
@@ -105,7 +107,9 @@ class AttackTable(Output):
             other = cells(results, self.group, defence)
             best = strongest(other.values())
             if defence != "point" and best is not None and set(point) & set(other):
-                yield self._finding(defence, point, other, best)
+                found = self._finding(defence, point, other, best)
+                unproven = found.tone == "good" and not attacked_itself(results, defence)
+                yield replace(found, tone="plain") if unproven else found
 
     def _finding(
         self, defence: str, point: dict[str, Record], other: dict[str, Record], best: Record

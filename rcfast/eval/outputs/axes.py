@@ -157,6 +157,37 @@ def noise_curves(ax: Any, curves: dict[str, list[Record]], names: dict[str, str]
     legend(ax)
 
 
+def security_curves(
+    ax: Any, curves: dict[str, Any], names: dict[str, str], norm: str, random: dict[str, bool]
+) -> None:
+    """Accuracy left against the noise allowed, one line for each defence with 95% bands; dotted by known votes."""
+    look = styles(list(curves))
+    for key, curve in curves.items():
+        colour, _ = look[key]
+        at = np.asarray(curve["at"])
+        low, high = (100 * (1 - np.asarray(curve[end])) for end in ("high", "low"))
+        ax.fill_between(at, low, high, step="post", color=colour, alpha=0.14, linewidth=0)
+        left = 100 * (1 - np.asarray(curve["rate"]))
+        ax.step(at, left, where="post", color=colour, label=names[key], clip_on=False, zorder=3)
+        if random[key]:
+            known = 100 * (1 - np.asarray(curve["known"]))
+            ax.step(at, known, where="post", color=colour, linestyle=":", linewidth=1.2)
+    ends = [_end(curve) for curve in curves.values()]
+    ax.set_xlim(0, 1.05 * max(ends) or 1)
+    ax.set_ylim(0, 100)
+    ax.set_yticks(range(0, 101, 20))
+    ax.set_xlabel(f"largest {norm} noise allowed")
+    ax.set_ylabel("accuracy left, %")
+    _soft_grid(ax)
+    legend(ax)
+
+
+def _end(curve: dict[str, list[float]]) -> float:
+    """The noise from which on the curve stays as it is."""
+    rates = list(zip(curve["rate"], curve["known"], strict=True))
+    return next((at for at, pair in zip(curve["at"], rates, strict=True) if pair == rates[-1]), 0.0)
+
+
 def histograms(axes: Sequence[Any], data: Histograms, attack: str, shown: int) -> None:
     """Figure 2 for one attack: labels of points around the benign example, then around each target's.
 

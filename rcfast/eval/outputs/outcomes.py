@@ -4,8 +4,8 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
-from rcfast.eval.outputs.attack_rows import candidates, sizes
-from rcfast.eval.run.attack import Case, NetworkAttack
+from rcfast.eval.outputs.attack_rows import judged, sizes
+from rcfast.eval.run.attack import Adversarial, Case
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Measured
 from rcfast.eval.run.examples import examples
@@ -21,6 +21,24 @@ COLUMNS = (
 )
 
 
+Attempt = tuple[Measured, tuple[Adversarial, ...], float]  # who judges, what made the examples, alpha
+
+
+def attempts(ctx: Context, units: Iterable[Unit]) -> list[Attempt]:
+    """Return the defences and attacks of which all drawn examples are labelled, in the order of the units."""
+    own = {judge.name: judge for judge in judges(ctx)}
+    made: dict[tuple[str, Case, float], dict[int, Adversarial]] = {}
+    for unit in units:
+        if isinstance(unit, AdversarialLabels) and unit.made.start < examples(ctx).drawn:
+            blocks = made.setdefault((unit.judge, unit.made.case, unit.alpha), {})
+            blocks[unit.made.start] = unit.made
+    return [
+        (own[name], tuple(blocks[start] for start in sorted(blocks)), alpha)
+        for (name, _, alpha), blocks in made.items()
+        if sum(part.stop - part.start for part in blocks.values()) == examples(ctx).drawn
+    ]
+
+
 def write(ctx: Context, units: Sequence[Unit]) -> None:
     """Write outcomes.csv beside results.json, or nothing where no example was attacked.
 
@@ -29,38 +47,23 @@ def write(ctx: Context, units: Sequence[Unit]) -> None:
     adversarial example (`label_S`) and of the clean one (`clean_S`) with each vote seed S (0 where nothing is random).
     Noise and labels are those of the example that is handed out: the clean one where the attack failed.
     """
-    measured = list(_measured(ctx, units))
-    if not measured:
+    found = attempts(ctx, units)
+    if not found:
         return
-    seeds = list(dict.fromkeys(seed or 0 for own, _, _ in measured for seed in own.seeds))
+    seeds = list(dict.fromkeys(seed or 0 for own, _, _ in found for seed in own.seeds))
     buffer = io.StringIO()
     labels = [f"{kind}_{seed}" for kind in ("label", "clean") for seed in seeds]
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow([*COLUMNS, *labels])
-    for own, case, alpha in measured:
-        writer.writerows(_lines(ctx, own, case, alpha, seeds))
+    for attempt in found:
+        writer.writerows(_lines(ctx, *attempt, seeds))
     write_atomic(ctx.out / NAME, buffer.getvalue())
 
 
-def _measured(ctx: Context, units: Sequence[Unit]) -> Iterable[tuple[Measured, Case, float]]:
-    """Yield the defences, attacks and alphas of which all drawn examples are labelled."""
-    own = {judge.name: judge for judge in judges(ctx)}
-    blocks: dict[tuple[str, Case, float], set[int]] = {}
-    for unit in units:
-        if isinstance(unit, AdversarialLabels) and isinstance(unit.made, NetworkAttack):
-            blocks.setdefault((unit.judge, unit.made.case, unit.alpha), set()).add(unit.made.start)
-    every = (
-        {start for start, _ in examples(ctx).blocks("drawn", ctx.config.protocol.block)} if blocks else set()
-    )
-    for (name, case, alpha), found in blocks.items():
-        if every <= found:
-            yield own[name], case, alpha
-
-
 def _lines(
-    ctx: Context, own: Measured, case: Case, alpha: float, seeds: Sequence[int]
+    ctx: Context, own: Measured, made: tuple[Adversarial, ...], alpha: float, seeds: Sequence[int]
 ) -> Iterable[list[object]]:
-    found, noise = candidates(ctx, own, case, alpha), sizes(ctx, case, alpha)
+    found, noise, case = judged(ctx, own, made, alpha), sizes(ctx, made, alpha), made[0].case
     drawn, judging = examples(ctx), [seed or 0 for seed in own.seeds]
     head = [case.attack, case.confidence, alpha, case.network, own.name]
     for i in range(drawn.drawn):

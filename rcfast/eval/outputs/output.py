@@ -47,6 +47,7 @@ class Output(ABC):
 
     name: ClassVar[str]
     title: ClassVar[str]
+    section: ClassVar[str] = ""  # of the page; "" = that of all tables, or of all figures
     reading: ClassVar[str] = ""
 
     @property

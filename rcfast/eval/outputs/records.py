@@ -40,6 +40,11 @@ def defences(results: Results) -> list[str]:
     return list(dict.fromkeys(known + named))
 
 
+def attacked_itself(results: Results, defence: str) -> bool:
+    """Whether some attack was made against this very defence, and not for another network only."""
+    return bool(results.get("direct", {}).get(defence))
+
+
 def select(
     results: Results,
     group: str | Iterable[str] | None = None,
@@ -196,6 +201,11 @@ def mean_text(mean: float | None, se: float | None) -> str:
         return MISSING
     digits = decimals(mean, se)
     return f"{mean:.{digits}f}" + (f" ± {se:.{digits}f}" if se is not None else "")
+
+
+def size_text(noise: float | None) -> str:
+    """A size of noise with three digits; None is more than was tried."""
+    return "∞" if noise is None else f"{noise:.3g}"
 
 
 def number(value: float) -> str:

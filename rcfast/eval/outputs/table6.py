@@ -31,7 +31,7 @@ class Table6(AttackTable):
 
     def clause(self, results: Results) -> str:
         best = strongest(cells(results, ("untargeted", self.group), "region").values())
-        if best is None or best["rate"] < 0.5:
+        if best is None or best["rate"] < 0.5 or results.get("worst"):
             return ""
         return f"is still broken by {attack_label(best['attack'])} at {percent(best['rate'])}"
 

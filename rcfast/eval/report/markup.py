@@ -41,7 +41,8 @@ def _sign(agrees: bool | None) -> str:
 def _line(line: Line) -> str:
     of = f' <span class="n">{escape(line.of)}</span>' if line.of else ""
     text = f"{escape(line.text)}{of}{_sign(line.agrees)}"
-    return f'<span class="line {line.kind}"><span class="name">{escape(line.name)}</span> {text}</span>'
+    name = f'<span class="name">{escape(line.name)}</span> ' if line.name else ""
+    return f'<span class="line {line.kind}">{name}{text}</span>'
 
 
 def _cell(cell: Cell | None) -> str:

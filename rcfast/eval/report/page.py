@@ -26,6 +26,7 @@ from rcfast.eval.results import Results
 from rcfast.eval.run.progress import duration
 from rcfast.eval.run.store import write_atomic
 
+UNTESTED = "not attacked itself"
 _CSP = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
@@ -56,14 +57,7 @@ def page(results: Results, run: Mapping[str, Any], folder: Path) -> str:
     css = files("rcfast.eval.report").joinpath("report.css").read_text("utf-8")
     name = results["dataset"]["name"]
     version = run.get("version") or results.get("environment", {}).get("rcfast", "")
-    built = [(output, output.build(results, folder)) for output in outputs.of(results)]
-    tables = [(output, table) for output, table in built if isinstance(table, Table)]
-    plots = [(output, plot) for output, plot in built if isinstance(plot, Plot)]
-    parts = [("summary", "Summary", _summary(results))]
-    if tables:
-        parts.append(("tables", "Tables", _tables(results, tables)))
-    if plots:
-        parts.append(("figures", "Figures", "".join(_figure(results, *plot) for plot in plots)))
+    parts = [("summary", "Summary", _summary(results)), *_sections(results, folder)]
     parts.append(("method", "How it was measured", _method(results)))
     parts.append(("run", "The run", _run(results, run)))
     links = "".join(f'<a href="#{key}">{title}</a>' for key, title, _ in parts)
@@ -98,6 +92,31 @@ def page(results: Results, run: Mapping[str, Any], folder: Path) -> str:
 """
 
 
+def _sections(results: Results, folder: Path) -> list[tuple[str, str, str]]:
+    """Id, title and content of the parts that hold the outputs, in the order in which outputs ask for them."""
+    sections: dict[str, list[tuple[Output, Table | Plot]]] = {}
+    for output in outputs.of(results):
+        built = output.build(results, folder)
+        if built is not None:
+            usual = "Tables" if isinstance(built, Table) else "Figures"
+            sections.setdefault(output.section or usual, []).append((output, built))
+    explained: dict[str, str] = {}
+    found = []
+    for title, own in sections.items():
+        html = "".join(
+            _table(results, output, built, explained)
+            if isinstance(built, Table)
+            else _figure(results, output, built)
+            for output, built in own
+        )
+        note = ""
+        name = results["dataset"]["name"]
+        if title == "Tables" and not paper.publishes(name):
+            note = f'<p class="read">{escape(f"The paper reports no values for {name}.")}</p>'
+        found.append((re.sub(r"\W+", "-", title.lower()), title, note + html))
+    return found
+
+
 def _what(results: Results) -> str:
     """What was measured, in one paragraph."""
     dataset = results["dataset"]
@@ -124,12 +143,14 @@ def _summary(results: Results) -> str:
     warnings = f'<aside class="warnings"><h3>Warnings</h3><ul>{warned}</ul></aside>' if warned else ""
     return (
         f'<p class="headline">{_text(headline(results))}</p>'
-        f'<div class="cards">{cards}</div>{warnings}{_findings(findings(results))}'
+        f'<div class="cards">{cards}</div>{warnings}{_findings(results, findings(results))}'
     )
 
 
-def _findings(said: list[Finding]) -> str:
-    """The verdict, defence by defence."""
+def _findings(results: Results, said: list[Finding]) -> str:
+    """The verdict, defence by defence; who was attacked by transfer alone is marked so."""
+    attacked = results.get("direct")
+    unproven = {label(d) for d in defences(results) if attacked is not None and not attacked.get(d)}
     words = {"good": "in its favour", "bad": "against it", "plain": ""}
     blocks = []
     for about, group in groupby(said, key=lambda finding: finding.about):
@@ -140,7 +161,8 @@ def _findings(said: list[Finding]) -> str:
             for f in group
         )
         title = about or "Beside the paper"
-        blocks.append(f'<div class="verdict"><h3>{escape(title)}</h3><ul>{items}</ul></div>')
+        mark = f' <span class="untested">{UNTESTED}</span>' if about in unproven and attacked else ""
+        blocks.append(f'<div class="verdict"><h3>{escape(title)}{mark}</h3><ul>{items}</ul></div>')
     return f'<div class="verdicts">{"".join(blocks)}</div>'
 
 
@@ -155,28 +177,20 @@ def _heading(output: Output) -> str:
     return f"<h3>{label}{escape(output.title)}</h3>"
 
 
-def _tables(results: Results, built: Sequence[tuple[Output, Table]]) -> str:
-    """All tables; what is common to several is explained at the first of them."""
-    name, parts = results["dataset"]["name"], []
-    explained: dict[str, str] = {}
-    if not paper.publishes(name):
-        parts.append(f'<p class="read">{escape(f"The paper reports no values for {name}.")}</p>')
-    for output, table in built:
-        html = (
-            markup.matrix(table.matrix, table.title)
-            if table.matrix
-            else markup.plain_table(table.header, table.rows, table.title)
-        )
-        read, legend = output.read(results), output.legend(results)
-        if legend in explained:
-            read += f" Cells read as in {explained[legend]}."
-        elif legend:
-            read += f" {legend}"
-            explained[legend] = output.label or output.title
-        parts.append(
-            f'<article id="{output.name}">{_heading(output)}<p class="read">{escape(read)}</p>{html}</article>'
-        )
-    return "".join(parts)
+def _table(results: Results, output: Output, table: Table, explained: dict[str, str]) -> str:
+    """A table; what is common to several is explained at the first of them."""
+    html = (
+        markup.matrix(table.matrix, table.title)
+        if table.matrix
+        else markup.plain_table(table.header, table.rows, table.title)
+    )
+    read, legend = output.read(results), output.legend(results)
+    if legend in explained:
+        read += f" Cells read as in {explained[legend]}."
+    elif legend:
+        read += f" {legend}"
+        explained[legend] = output.label or output.title
+    return f'<article id="{output.name}">{_heading(output)}<p class="read">{escape(read)}</p>{html}</article>'
 
 
 def _figure(results: Results, output: Output, plot: Plot) -> str:

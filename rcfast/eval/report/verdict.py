@@ -22,9 +22,11 @@ def findings(results: Results) -> list[Finding]:
 
 
 def headline(results: Results) -> str:
-    """The verdict on the region-based classifier in one sentence."""
-    parts = [clause for output in outputs.of(results) if (clause := output.clause(results))]
-    return f"Voting over a region {listed(parts)}." if parts else TOO_LITTLE
+    """The verdict on the region-based classifier: the first thing that an output has to say, then the others."""
+    first, *others = [clause for output in outputs.of(results) if (clause := output.clause(results))] or [""]
+    if not first:
+        return TOO_LITTLE
+    return f"Voting over a region {first}." + (f" It {listed(others)}." if others else "")
 
 
 def key_figures(results: Results) -> list[KeyFigure]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
@@ -12,10 +12,12 @@ from torch import Tensor
 
 from rcfast import attacks
 from rcfast.attacks import Attack
+from rcfast.eval.checks import observing
 from rcfast.eval.run.config import Config, ConfigError
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.examples import DrawnExamples, Examples, Scope, examples
 from rcfast.eval.run.networks import needed_for, network
+from rcfast.eval.run.passes import Spent
 from rcfast.eval.run.store import digest_arrays
 from rcfast.eval.run.unit import Made, Unit, explained
 from rcfast.eval.run.versions import ATTACK
@@ -26,9 +28,17 @@ if TYPE_CHECKING:
 BATCH = 256  # rows attacked at once; fixed, because a batch's size decides how a network rounds
 
 
+NORM = {"JSMA": 0, "CW-L0": 0, "FGSM": math.inf, "IGSM": math.inf, "CW-Linf": math.inf, "CW-L2": 2}
+
+
+def norm_of(name: str) -> float:
+    """Return the norm in which an attack's noise is counted: 0, 2 or inf."""
+    return 2 if name == "DeepFool" else NORM[name[2:]]
+
+
 @dataclass(frozen=True)
 class Case:
-    """One attack on one network; `confidence` is 0 but for the high-confidence T-CW-L2."""
+    """One attack on one network, or on another defence; `confidence` is 0 but for the high-confidence T-CW-L2."""
 
     network: str
     attack: str
@@ -36,7 +46,7 @@ class Case:
 
     @property
     def targeted(self) -> bool:
-        return self.attack != "DeepFool"
+        return self.attack.startswith("T-")
 
     def __str__(self) -> str:
         k = f" k={self.confidence:g}" if self.confidence else ""
@@ -46,30 +56,28 @@ class Case:
 class Adversarial(Unit):
     """A unit that makes adversarial examples of the examples from `start` to `stop`.
 
-    Arrays: success [n,T] bool, adversarial [n,T,C,H,W] float32; info: count, queries, success. T is 1 where the
-    attack has no target.
+    Arrays: success [n,T] bool, adversarial [n,T,C,H,W] float32, and those of passes.Spent; info: count, queries,
+    success. T is 1 where the attack has no target.
     """
 
+    case: (
+        Case  # its `network` is what was attacked: that, and who is attacked through it, labels the examples
+    )
     start: int
     stop: int
-
-    @property
-    @abstractmethod
-    def network(self) -> str:
-        """Whose adversarial examples these are: the defences that are attacked through it label them."""
 
     @property
     def rows(self) -> slice:
         return slice(self.start, self.stop)
 
     @property
-    @abstractmethod
-    def targeted(self) -> bool:
-        """Whether each example is attacked with all its targets."""
+    def norm(self) -> float:
+        """The norm, 0, 2 or inf, in which its noise is counted."""
+        return norm_of(self.case.attack)
 
     def size(self, ctx: Context) -> int:
         """Return how many adversarial examples it makes."""
-        return (self.stop - self.start) * (examples(ctx).targets.shape[1] if self.targeted else 1)
+        return (self.stop - self.start) * (examples(ctx).targets.shape[1] if self.case.targeted else 1)
 
 
 @dataclass(frozen=True)
@@ -81,14 +89,6 @@ class NetworkAttack(Adversarial):
     stop: int
 
     kind = stage = "attack"
-
-    @property
-    def network(self) -> str:
-        return self.case.network
-
-    @property
-    def targeted(self) -> bool:
-        return self.case.targeted
 
     def __str__(self) -> str:
         return str(self.case)
@@ -118,14 +118,17 @@ class NetworkAttack(Adversarial):
             each, labels = x.repeat_interleave(targets.shape[1], dim=0), targets.flatten()
         else:
             each, labels = x, torch.from_numpy(own.y[self.rows]).to(ctx.device)
-        with explained(str(self)):
+        spent = Spent(attack, each, labels)
+        with explained(str(self)), observing(spent):
             result = attack(network(ctx, self.case.network).model, each, labels, batch=BATCH)
         shape = (len(x), len(each) // max(len(x), 1))
         success = result.success.cpu().numpy().reshape(shape)
         adversarial = result.adversarial.cpu().numpy().reshape(*shape, *x.shape[1:])
         info = {"unit": str(self.case), "count": success.size, "queries": int(result.queries.sum())}
         info["success"] = int(success.sum())
-        return Made({"success": success, "adversarial": adversarial}, info)
+        found = {"success": success, "adversarial": adversarial}
+        # What was spent is no part of what labels depend on.
+        return Made({**found, **spent.arrays(shape)}, info, digest_arrays(found))
 
     def seconds(self, ctx: Context, pace: Pace) -> float:
         return self.size(ctx) * pace.attack(ctx, self.case)

@@ -12,13 +12,9 @@ from rcfast.eval.results import StageTime
 from rcfast.eval.run.config import Config
 from rcfast.eval.run.progress import Progress
 from rcfast.eval.run.store import Arrays, Part, Store, StoreError, digest_arrays
-from rcfast.eval.run.team import Team, patiently
 from rcfast.eval.run.unit import Made, Unit
 
 T = TypeVar("T")
-
-
-LATE = 20.0  # seconds after which another process's files must have appeared in a shared folder
 
 
 class Missing(LookupError):
@@ -39,11 +35,10 @@ class Context:
     device: torch.device
     dataset: Dataset
     out: Path
-    team: Team = field(default_factory=Team)
+    outputs: tuple[str, ...] = ()  # names of those that the run was asked for
     sketch: bool = True
     warnings: list[str] = field(default_factory=list)
     stages: list[StageTime] = field(default_factory=list)
-    told: set[Unit] = field(default_factory=set)  # finished by another process, as it says
     _parts: dict[Unit, Part] = field(default_factory=dict)
     _unkept: dict[Unit, Arrays] = field(default_factory=dict)
     _once: dict[Hashable, Any] = field(default_factory=dict)
@@ -75,7 +70,7 @@ class Context:
 
     def part(self, unit: Unit) -> Part:
         """Return the result of a unit. Raises Missing when it is not finished."""
-        part = patiently(lambda: self.find(unit), LATE if unit in self.told else 0.0)
+        part = self.find(unit)
         if part is None:
             raise Missing(str(unit))
         return part
@@ -93,9 +88,13 @@ class Context:
     def keep(self, unit: Unit, made: Made, seconds: float) -> Part:
         """Store what a unit computed. Raises StoreError when the disk is full."""
         inputs = unit.inputs(self)
-        if made.digest is None:
-            part = self.store.save(unit.kind, inputs, made.arrays, seconds=seconds, info=made.info)
+        if unit.suffix == ".npz":
+            content = made.digest or digest_arrays(made.arrays)
+            part = self.store.save(
+                unit.kind, inputs, made.arrays, seconds=seconds, info=made.info, content=content
+            )
         else:
+            assert made.digest is not None, f"{unit}: what it put in its place needs a digest"
             part = self.store.adopt(
                 unit.kind, inputs, made.digest, suffix=unit.suffix, seconds=seconds, info=made.info
             )
@@ -106,5 +105,6 @@ class Context:
         """Hold in memory what a unit computed, for a dry run."""
         inputs = unit.inputs(self)
         key, path = self.store.key(unit.kind, inputs), self.store.path(unit.kind, inputs, unit.suffix)
-        self._parts[unit] = Part(unit.kind, key, path, digest_arrays(made.arrays), 0.0, inputs, made.info)
+        content = made.digest or digest_arrays(made.arrays)
+        self._parts[unit] = Part(unit.kind, key, path, content, 0.0, inputs, made.info)
         self._unkept[unit] = made.arrays

@@ -88,14 +88,13 @@ class Judge(Measured):
     """A defence that can label. identity: everything its labels depend on."""
 
     identity: dict[str, Any]
-    _label: Callable[[Tensor, int | None], Tensor] = field(repr=False)
+    _label: Callable[[Tensor, int | None], tuple[Tensor, Tensor | None]] = field(repr=False)
 
     @torch.no_grad()
-    def label(self, x: Tensor, seed: int | None = None) -> np.ndarray:
-        """Return labels [N] int64 of x [N,...]."""
-        if not len(x):
-            return np.zeros(0, dtype=np.int64)
-        return self._label(x, seed).to("cpu", torch.int64).numpy()
+    def label(self, x: Tensor, seed: int | None = None) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return labels [N] int64 of x [N,...] and, of votes, by which share of them [N] float32 each label leads."""
+        said, lead = self._label(x, seed) if len(x) else (torch.zeros(0), None)
+        return said.to("cpu", torch.int64).numpy(), None if lead is None else lead.cpu().numpy()
 
 
 def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, size: int = _BATCH) -> Tensor:
@@ -106,8 +105,8 @@ def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, size: int = _BAT
 def point_judge(network: Network) -> Judge:
     """Return the plain network as a defence."""
 
-    def label(x: Tensor, seed: int | None) -> Tensor:
-        return network.labels(x)
+    def label(x: Tensor, seed: int | None) -> tuple[Tensor, None]:
+        return network.labels(x), None
 
     return Judge(network.name, network.name, (None,), {"network": network.digest}, label)
 
@@ -139,8 +138,10 @@ def region_judge(network: Network, r: float, vote: Vote) -> Judge:
         "dtype": network.voter(vote.dtype).arithmetic(network.like),
     }
 
-    def label(x: Tensor, seed: int | None) -> Tensor:
-        return region_classifier(network, r, vote, seed=seed or 0).predict(x)
+    def label(x: Tensor, seed: int | None) -> tuple[Tensor, Tensor]:
+        votes = region_classifier(network, r, vote, seed=seed or 0).vote(x)
+        first, second = votes.counts.topk(2, dim=1).values.float().unbind(1)
+        return votes.label, (first - second) / votes.samples
 
     return Judge("region", network.name, tuple(vote.seeds), identity, label)
 
@@ -197,8 +198,8 @@ def user_defence(spec: str, network: Network, dataset: Any) -> tuple[Judge, Netw
     said = _checked_labels(defence, probe, spec)
     identity = {"spec": spec, "code": code, "network": network.digest, "probe": said.tolist()}
 
-    def label(x: Tensor, seed: int | None) -> Tensor:
-        return in_batches(lambda part: _checked_labels(defence, part, spec), x)
+    def label(x: Tensor, seed: int | None) -> tuple[Tensor, None]:
+        return in_batches(lambda part: _checked_labels(defence, part, spec), x), None
 
     return Judge(name, own.name if own else network.name, (None,), identity, label), own
 

@@ -23,7 +23,10 @@ BENIGN_BLOCK = 2000
 
 
 class Labels(Unit):
-    """Labels by one defence with one vote seed. Array: said [N] int64."""
+    """Labels by one defence with one vote seed.
+
+    Arrays: said [N] int64; of votes also lead [N] float32, the share of the votes by which the label leads.
+    """
 
     kind = stage = "vote"
     judge: str
@@ -35,7 +38,8 @@ class Labels(Unit):
 
     def _made(self, ctx: Context, x: torch.Tensor) -> Made:
         with explained(str(self)):
-            return Made({"said": judge(ctx, self.judge).label(x, self.seed)})
+            said, lead = judge(ctx, self.judge).label(x, self.seed)
+        return Made({"said": said} if lead is None else {"said": said, "lead": lead})
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ def adversarial(
     """
     for unit in made:
         for own in judges(ctx):
-            if own.attacked == unit.network:
+            if unit.case.network in (own.attacked, own.name):
                 seeds = own.seeds if unit.start < examples(ctx).drawn else own.seeds[:1]
                 for seed in seeds:
                     for alpha in alphas:

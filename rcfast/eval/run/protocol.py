@@ -63,7 +63,8 @@ class Candidates:
 
     success [N,T] by the attacked network; noise [N,T] in the attack's norm; targets [N,T]
     (untargeted attacks: T = 1 and targets = true labels); said [S,N,T] labels by the defence for each
-    vote seed; clean [S,N] those of the clean examples.
+    vote seed; clean [S,N] those of the clean examples; lead, clean_lead: by which share of the votes these labels lead,
+    1 where nothing is random.
     """
 
     success: np.ndarray
@@ -71,6 +72,8 @@ class Candidates:
     targets: np.ndarray
     said: np.ndarray
     clean: np.ndarray
+    lead: np.ndarray
+    clean_lead: np.ndarray
 
 
 @dataclass(frozen=True)

@@ -177,13 +177,18 @@ class Store:
         *,
         seconds: float = 0.0,
         info: Mapping[str, Any] | None = None,
+        content: str | None = None,
     ) -> Part:
-        """Write a finished part. Raises StoreError when the disk is full."""
+        """Write a finished part. Raises StoreError when the disk is full.
+
+        content: the digest for later keys (default: of all arrays).
+        """
         self._refuse_if_readonly()
         buffer = io.BytesIO()
         np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
         write_atomic(self.path(stage, inputs), buffer.getvalue())
-        return self.adopt(stage, inputs, digest_arrays(arrays), seconds=seconds, info=info)
+        content = content or digest_arrays(arrays)
+        return self.adopt(stage, inputs, content, seconds=seconds, info=info)
 
     def adopt(
         self,

@@ -24,7 +24,8 @@ STAGES = ("train", "attack", "vote")  # in their order; those of other units com
 class Made:
     """What a unit computed: arrays for its data file, and small facts for the JSON beside it.
 
-    digest: of the content; only of a unit whose data file is no .npz and lies in its place already.
+    digest: of what later keys depend on; None for all arrays. A unit whose data file is no .npz puts it in its place
+    itself, and gives the digest.
     """
 
     arrays: Arrays = field(default_factory=dict)
