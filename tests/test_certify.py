@@ -6,7 +6,7 @@ import pytest
 import torch
 from scipy import stats
 
-from rcfast import Cube, RegionClassifier, certify
+from rcfast import Cube, Gaussian, L1Ball, L2Ball, Laplace, RegionClassifier, Sphere, certify
 from rcfast.certificates import bounds, share_needed
 from rcfast.certificates.grid import LatticeCube
 from rcfast.regions import sample
@@ -100,6 +100,28 @@ def test_two_sides_help_where_the_other_votes_are_spread():
     assert (two.radius > one.radius + 0.02).all()
 
 
+@pytest.mark.parametrize(
+    ("region", "norm", "known"),
+    [
+        (Gaussian(0.2), "L2", lambda p: 0.2 * stats.norm.ppf(p)),
+        (Gaussian(0.2, clip="clamp"), "L2", lambda p: 0.2 * stats.norm.ppf(p)),
+        (Laplace(0.1), "L1", lambda p: -0.1 * math.log(2 * (1 - p))),
+        (L2Ball(0.5), "L2", lambda p: math.sqrt(stats.beta.ppf(p - 0.5, 0.5, 2.5))),
+        (L1Ball(0.5), "L1", lambda p: 1 - (1.5 - p) ** 0.25),
+    ],
+    ids=lambda value: type(value).__name__ if hasattr(value, "fill") else "",
+)
+def test_every_region_with_a_theorem(region, norm, known):
+    """The radius is the theorem's at the bound, and below the distance to the half space's boundary."""
+    found = certify(half_space, at(0.6), region=region, n=4000)
+    assert found.norm == norm
+    assert found.radius.item() == pytest.approx(known(found.lower.item()))
+    assert 0 < found.radius.item() < 0.1
+    each = type(region)(torch.full((1,), float(region.size)), clip=region.clip)
+    again = certify(half_space, at(0.6), region=each, n=4000)
+    torch.testing.assert_close(again.radius, found.radius, rtol=1e-6, atol=0)  # sizes in a tensor are float32
+
+
 def test_error_counts_the_whole_procedure():
     """At a share of exactly 1/2 any radius above 0 is an error: at most alpha of 600 certificates may have one."""
     x = torch.full((600, 1, 1, 2), 0.5)
@@ -191,6 +213,8 @@ def test_share_needed_is_what_a_radius_takes():
         ({"sides": 3}, ValueError, "sides must be 1 or 2, got 3"),
         ({"norm": "L0"}, ValueError, "norm must be one of L1, L2, Linf, got 'L0'"),
         ({"region": 0.3}, TypeError, "region must be a region"),
+        ({"region": Sphere(0.3)}, ValueError, "two spheres share no volume"),
+        ({"grid": 255, "region": Gaussian(0.3)}, ValueError, "grid needs region Cube"),
         ({"grid": 255, "region": Cube(0.3)}, ValueError, "grid needs region Cube"),
         ({"grid": 255, "region": Cube(0.001, clip="clamp")}, ValueError, "r must be at least 0.00196"),
         (

@@ -21,7 +21,7 @@ Values = float | NDArray[np.float64]
 Radii = dict[Norm, NDArray[np.float64]]
 
 
-def gaussian(sigma: float, p: Values, other: Values, n: int) -> Radii:
+def gaussian(sigma: Values, p: Values, other: Values, n: int) -> Radii:
     """Noise N(0, sigma²) in each of n coordinates: sigma/2 (Φ⁻¹(p) - Φ⁻¹(other)) in L2 (Cohen et al., 2019, Theorem 1).
 
     ``p``: lower bound of the label's share; ``other``: upper bound of every other label's.
@@ -31,7 +31,7 @@ def gaussian(sigma: float, p: Values, other: Values, n: int) -> Radii:
     return _from_l2(np.where(_lead(p, other) > 0, l2, 0.0), n)
 
 
-def laplace(scale: float, p: Values, other: Values, n: int) -> Radii:
+def laplace(scale: Values, p: Values, other: Values, n: int) -> Radii:
     """Noise Laplace(scale) in each coordinate, in L1 (Teng et al., 2019): the larger of scale/2 log(p/other) and
     -scale log(1 - p + other)."""
     p, other = np.asarray(p, float), np.asarray(other, float)
@@ -76,7 +76,7 @@ def clipped_cube(r: Values, lead: Values, n: int, edge: Values = 0.0) -> Radii:
     return _from_l1(low, n)
 
 
-def l2_ball(r: float, lead: Values, n: int) -> Radii:
+def l2_ball(r: Values, lead: Values, n: int) -> Radii:
     """Uniform in the L2 ball of radius r, clamped or not: two balls at distance d share the part
     I_{1 - d²/4r²}((n+1)/2, 1/2), the regularised incomplete beta function (Yang et al., 2020)."""
     lead = np.maximum(np.asarray(lead, float), 0)
@@ -84,7 +84,7 @@ def l2_ball(r: float, lead: Values, n: int) -> Radii:
     return _from_l2(2 * r * np.sqrt(special.betaincinv(0.5, (n + 1) / 2, lead / 2)), n)
 
 
-def l1_ball(r: float, lead: Values, n: int) -> Radii:
+def l1_ball(r: Values, lead: Values, n: int) -> Radii:
     """Uniform in the L1 ball of radius r, clamped or not: 2r(1 - (1 - lead/2)^(1/n)) in L1 (docs/certificates.md)."""
     lead = np.maximum(np.asarray(lead, float), 0)
     return _from_l1(-2 * r * np.expm1(np.log1p(-lead / 2) / n), n)

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ..regions import Cube, Region
+from ..regions import Cube, Gaussian, L1Ball, L2Ball, Laplace, Region, Sphere
 from . import radii
-from .grid import LatticeCube
+from .grid import VALUES, LatticeCube
 from .radii import Norm, Radii
 
 Floats = NDArray[np.float64]
@@ -55,14 +55,46 @@ def _size(region: Region, x: Tensor) -> Floats:
     return np.full(len(x), float(size))
 
 
+def _dimension(x: Tensor) -> int:
+    return x.shape[1:].numel()
+
+
 @singledispatch
 def _known(region: Region, x: Tensor) -> tuple[Norm, Callable[..., Radii], tuple[Floats, ...]]:
-    raise ValueError(f"region must be one with a certificate, got {region!r}, of which none is known")
+    raise ValueError(f"region must be one with a certificate, got {region!r}: no theorem is known")
+
+
+@_known.register
+def _(region: Sphere, x: Tensor) -> Any:
+    raise ValueError(
+        f"region must be one with a certificate, got {region!r}: two spheres share no volume, so that any shift may "
+        "change every point"
+    )
+
+
+@_known.register
+def _(region: Gaussian, x: Tensor) -> Any:
+    return "L2", lambda p, other, sigma: radii.gaussian(sigma, p, other, _dimension(x)), (_size(region, x),)
+
+
+@_known.register
+def _(region: Laplace, x: Tensor) -> Any:
+    return "L1", lambda p, other, scale: radii.laplace(scale, p, other, _dimension(x)), (_size(region, x),)
+
+
+@_known.register
+def _(region: L2Ball, x: Tensor) -> Any:
+    return "L2", lambda p, other, r: radii.l2_ball(r, p - other, _dimension(x)), (_size(region, x),)
+
+
+@_known.register
+def _(region: L1Ball, x: Tensor) -> Any:
+    return "L1", lambda p, other, r: radii.l1_ball(r, p - other, _dimension(x)), (_size(region, x),)
 
 
 @_known.register
 def _(region: Cube, x: Tensor) -> Any:
-    n = x[0].numel() if len(x) else 1
+    n = _dimension(x)
     if region.clip == "clamp":
         return "L1", lambda p, other, r: radii.cube(r, p - other, n), (_size(region, x),)
     flat = x.detach().flatten(1).double()
@@ -73,9 +105,7 @@ def _(region: Cube, x: Tensor) -> Any:
 
 @_known.register
 def _(region: LatticeCube, x: Tensor) -> Any:
-    from .grid import VALUES
-
-    n = x[0].numel() if len(x) else 1
+    n = _dimension(x)
 
     def rule(p: Floats, other: Floats) -> Radii:
         return radii.lattice_cube(region.steps, VALUES, region.levels, p - other, n)
