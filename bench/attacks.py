@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 import torch
 from common import (
+    DATASETS,
     RESULTS,
     commit,
     dataset_and_model,
@@ -335,7 +336,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--dataset", default="auto", help="auto (MNIST where it is on disk, else digits), a name or an .npz")
+    add("--dataset", default="auto", help=DATASETS)
     add("--root", type=Path, help="folder of the data sets (default: RCFAST_DATA)")
     add("--model", type=Path, help="checkpoint of rcfast.training (default: trained once, kept in the cache)")
     add("--examples", type=int, default=10, help="images attacked towards every class (default: %(default)s)")

@@ -104,20 +104,37 @@ def paired(calls: dict[str, Callable[[], Any]], device: torch.device, rounds: in
     return {name: statistics.median(values) for name, values in times.items()}
 
 
+DATASETS = (
+    "mnist, cifar10, digits, digits28 (the digits at MNIST's size, for its network), an .npz; "
+    "auto: mnist where it is on disk, else digits28"
+)
+
+
+def enlarged(digits: data.Dataset) -> data.Dataset:
+    """8x8 images three times as large with two empty pixels around: 28x28, as MNIST's network takes them."""
+
+    def split(part: data.Split) -> data.Split:
+        large = part.x.repeat_interleave(3, 2).repeat_interleave(3, 3)
+        return data.Split(torch.nn.functional.pad(large, (2, 2, 2, 2)), part.y)
+
+    parts = (split(part) for part in (digits.train, digits.validation, digits.test))
+    return data.Dataset("digits28", *parts, digits.num_classes)
+
+
 def dataset_and_model(
     name: str, root: Path | None, checkpoint: Path | None, device: torch.device
 ) -> tuple[data.Dataset, nn.Module, str]:
     """The data set and its trained network: from ``checkpoint``, or trained once and kept in the user's cache.
 
-    ``name`` "auto" takes MNIST where it is found on disk, else the embedded digits.
+    ``name``: as DATASETS says.
     """
     if name == "auto":
-        try:
-            folder = root or Path(os.environ["RCFAST_DATA"])
-            name = "mnist" if (Path(folder) / "mnist.npz").is_file() else "digits"
-        except KeyError:
-            name = "digits"
-    dataset = data.load(name, root)
+        folder = root or os.environ.get("RCFAST_DATA")
+        name = "mnist" if folder and (Path(folder) / "mnist.npz").is_file() else "digits28"
+        if name != "mnist":
+            where = f"no mnist.npz in {Path(folder).name}" if folder else "RCFAST_DATA names no folder"
+            print(f"NOT MNIST ({where}): the embedded digits at its size, with its network", file=sys.stderr)
+    dataset = enlarged(data.load("digits")) if name == "digits28" else data.load(name, root)
     if checkpoint is None:
         cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rcfast" / "bench"
         checkpoint = cache / f"{dataset.name}-{dataset.fingerprint[:12]}.safetensors"

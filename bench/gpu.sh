@@ -1,25 +1,70 @@
 #!/usr/bin/env bash
-# Builds, tests and measures on a machine with a CUDA GPU in one call, offline: bench/gpu.sh [folder for results].
-# Correctness first (gpu tests, compute-sanitizer), then the benches. Needs torch, pybind11 or torch's own headers,
-# CMake and nvcc; pytest, hypothesis and scipy for the tests. RCFAST_DATA with mnist.npz adds MNIST.
+# Builds, tests and measures on a machine with a CUDA GPU in one call of at most nine minutes, offline:
+#     bench/gpu.sh OUT [cuda|cpu]
+# Each step has its own time limit and writes its results to OUT as it ends, whatever becomes of the others: log.txt,
+# steps.tsv (step, seconds, outcome), tests.xml, sass.json, throughput.json, attacks.json. Exits 0 if every step passed.
+# Needs Python, torch, CMake, ninja, pybind11 and nvcc; for the tests pytest, hypothesis and scipy. RCFAST_DATA with
+# mnist.npz measures MNIST, else the embedded digits at its size. "cpu" is the dry run of the check: the same steps with
+# the GPU replaced.
 set -uo pipefail
+out=$(mkdir -p "${1:?folder for the results}" && cd "$1" && pwd)
+device=${2:-cuda}
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-out=${1:-bench/results}
-mkdir -p "$out"
-status=0
-step() { printf '\n== %s\n' "$*"; "$@" || { status=$?; echo "FAILED ($status): $*"; }; }
+total=${GPU_SECONDS:-530}
+failed=0
+export PYTHONPATH=$PWD PYTHONUNBUFFERED=1
+: >"$out/log.txt"
+printf 'step\tseconds\toutcome\n' >"$out/steps.tsv"
 
-RCFAST_CUDA=1 step python3 -m pip install -q --no-build-isolation --no-deps -e . || exit 1
-step python3 -m rcfast.info
-step python3 -m pytest -q -m gpu
-if command -v compute-sanitizer >/dev/null; then
-    for tool in memcheck racecheck; do
-        step compute-sanitizer --tool "$tool" --error-exitcode 9 python3 -m pytest -q -x -m gpu \
-            tests/test_vote.py tests/test_sample_hypercube.py -k "cuda_equals_cpu or bits_equal_cpu"
-    done
+# step NAME LIMIT COMMAND...: no longer than LIMIT seconds, nor than what is left of all.
+step() {
+    local name=$1 limit=$2 began=$SECONDS outcome
+    shift 2
+    ((limit > total - SECONDS)) && limit=$((total - SECONDS))
+    printf '\n== %s (at most %s s): %s\n' "$name" "$limit" "$*" | tee -a "$out/log.txt"
+    if ((limit < 1)); then
+        outcome="no time left"
+    else
+        timeout --kill-after=5 "$limit" "$@" > >(tee -a "$out/log.txt") 2>&1
+        case $? in
+            0) outcome=passed ;;
+            124 | 137) outcome="out of time" ;;
+            *) outcome=FAILED ;;
+        esac
+    fi
+    printf '%s\t%s\t%s\n' "$name" $((SECONDS - began)) "$outcome" | tee -a "$out/steps.tsv"
+    [ "$outcome" = passed ] || { failed=1; return 1; }
+}
+# Nothing that follows could pass.
+need() { step "$@" || { echo "no $1, no results" | tee -a "$out/log.txt"; exit 1; }; }
+
+if [ "$device" = cuda ]; then
+    export RCFAST_CUDA=1
+    marked=gpu few=() dataset=auto images=1000 examples=10
+else
+    export RCFAST_CUDA=${RCFAST_CUDA:-0}
+    marked="not slow" few=(-k "opcheck or waits or replayed") dataset=digits images=20 examples=1
 fi
-step python3 bench/throughput.py --device cuda --out "$out/throughput-gpu.json"
+need build 150 python3 setup.py -q build_ext --inplace
+need device 60 python3 bench/gpu_steps.py device "$device"
+# Only the files that speak of GPUs: others import libraries that a bare machine lacks.
+step tests 150 python3 bench/gpu_steps.py tests "$marked" "$out/tests.xml" "${few[@]}"
+throughput=(python3 bench/throughput.py --device "$device" --dataset "$dataset" --out "$out/throughput.json")
+step kernels 60 "${throughput[@]}" --parts kernels
+step votes 100 "${throughput[@]}" --parts votes --images "$images"
+if command -v compute-sanitizer >/dev/null && [ "$device" = cuda ]; then
+    for tool in memcheck racecheck; do
+        step "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 --kernel-regex kns=rcfast \
+            python3 bench/gpu_steps.py kernels "$device"
+    done
+else
+    step "kernels once" 60 python3 bench/gpu_steps.py kernels "$device"
+fi
+command -v nvcc >/dev/null && step sass 60 python3 bench/sass.py --out "$out/sass.json"
 # Without the literal loops: one example at a time, they take longer than a GPU is lent for.
-step python3 bench/attacks.py --device cuda --out "$out/attacks-gpu.json" \
-    --only "deepfool,jsma,cw-l2,cw-linf rcfast,cw-linf rcfast fast,cw-l0 rcfast,cw-l0 rcfast fast"
-exit "$status"
+step attacks 90 python3 bench/attacks.py --device "$device" --dataset "$dataset" --out "$out/attacks.json" \
+    --examples "$examples" --untargeted $((10 * examples)) \
+    --only "deepfool rcfast,jsma rcfast,cw-l2 rcfast,cw-l2 rcfast fast,cw-linf rcfast fast,cw-l0 rcfast fast"
+echo
+cat "$out/steps.tsv"
+exit "$failed"

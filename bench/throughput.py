@@ -1,6 +1,6 @@
 """Throughput of the kernels and of the classifier, beside plain torch, in one run.
 
-    python bench/throughput.py [--dataset auto|mnist|digits|cifar10] [--device cpu|cuda] [--images 1000]
+    python bench/throughput.py [--dataset auto|mnist|digits28|digits|cifar10] [--device cpu|cuda] [--images 1000]
 
 Prints tables and writes bench/results/throughput-<device>.json. Every comparison is made in turns within the
 run. Peers: (a) the loop of existing implementations, one image at a time, uniform noise added in float32 and
@@ -18,111 +18,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from common import RESULTS, dataset_and_model, header, paired, seconds, slug, synchronise, table, write
+from common import DATASETS, RESULTS, dataset_and_model, header, seconds, slug, synchronise, table, write
+from kernels import Limits, sampling, voting
 from peers import Loop, M, PlainTorch
 from torch import Tensor, nn
 
-from rcfast import RegionClassifier, ops
+from rcfast import RegionClassifier
 from rcfast.stopping import unanimous_length
 
-LENGTHS = {"mnist": 0.3, "cifar10": 0.02, "digits": 0.3}
-DTYPES = (torch.float32, torch.bfloat16)
+LENGTHS = {"mnist": 0.3, "cifar10": 0.02, "digits": 0.3, "digits28": 0.3}
 TURNS = 4  # that the ways take, each with a part of the images
 PARTS = ("kernels", "memory", "votes")
-
-
-def short(name: torch.dtype | torch.memory_format) -> str:
-    return str(name).removeprefix("torch.")
-
-
-class Limits:
-    """Bytes per second that a write and a copy of so many bytes reach here: a size that fits a cache has its own."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.device, self.found = device, {}  # "write 1MB": bytes per second
-
-    def write(self, size: int) -> float:
-        return self._measured("write", size, 1, lambda source, target: target.zero_())
-
-    def copy(self, size: int) -> float:
-        return self._measured("copy", size, 2, lambda source, target: target.copy_(source))
-
-    def _measured(self, name: str, size: int, passes: int, run: Callable[[Tensor, Tensor], Any]) -> float:
-        key = f"{name} {size / 1e6:.3g} MB"
-        if key not in self.found:
-            source, target = (
-                torch.ones(size // 4, device=self.device),
-                torch.empty(size // 4, device=self.device),
-            )
-            self.found[key] = passes * size / seconds(lambda: run(source, target), self.device)
-        return self.found[key]
-
-
-def sampling(device: torch.device, limits: Limits) -> list[dict[str, Any]]:
-    rows = []
-    shapes = [(1, 128, (1, 28, 28)), (1, 1000, (1, 28, 28)), (8, 128, (3, 32, 32))]
-    if device.type == "cuda":
-        shapes = [(1, 1000, (1, 28, 28)), (256, 1000, (1, 28, 28)), (64, 1000, (3, 32, 32))]
-    layouts = {1: [torch.contiguous_format], 3: [torch.contiguous_format, torch.channels_last]}
-    for batch, samples, shape, layout in [(*one, layout) for one in shapes for layout in layouts[one[2][0]]]:
-        x, ids = torch.rand(batch, *shape, device=device), torch.arange(batch, device=device)
-        low, high = (x - 0.3).clamp(0, 1)[:, None], (x + 0.3).clamp(0, 1)[:, None]
-        for dtype in DTYPES:
-            out = torch.empty(batch * samples, *shape, dtype=dtype, device=device, memory_format=layout)
-            out = out.unflatten(0, (batch, samples))
-
-            def plain(low=low, high=high, out=out, dtype=dtype) -> Tensor:
-                return (low + (high - low) * torch.rand(out.shape, device=device)).to(dtype)
-
-            def ours(out=out, x=x, ids=ids) -> None:
-                ops.sample_hypercube_(out, x, 0.3, seed=1, example_ids=ids)
-
-            took = paired({"ours": ours, "plain": plain}, device)
-            size = out.numel() * out.element_size()
-            rows.append(
-                {
-                    "op": "sample_hypercube_",
-                    "shape": [batch, samples, *shape],
-                    "dtype": short(dtype),
-                    "layout": short(layout),
-                    "seconds": took["ours"],
-                    "coordinates_per_s": out.numel() / took["ours"],
-                    "bytes_per_s": size / took["ours"],
-                    "share_of_write_limit": size / took["ours"] / limits.write(size),
-                    "plain_seconds": took["plain"],
-                    "speedup": took["plain"] / took["ours"],
-                }
-            )
-    return rows
-
-
-def voting(device: torch.device, limits: Limits) -> list[dict[str, Any]]:
-    rows = []
-    for batch, samples, labels in [(1, 1000, 10), (100, 1000, 10), (8, 1000, 1000)]:
-        for dtype in DTYPES:
-            logits = torch.randn(batch, samples, labels, device=device).to(dtype)
-            counts = torch.zeros(batch, labels, dtype=torch.int32, device=device)
-            shift = torch.arange(batch, device=device)[:, None] * labels
-
-            def plain(logits=logits, shift=shift, labels=batch * labels) -> Tensor:
-                return torch.bincount((logits.argmax(-1) + shift).flatten(), minlength=labels)
-
-            took = paired({"ours": lambda c=counts, z=logits: ops.vote_(c, z), "plain": plain}, device)
-            size = logits.numel() * logits.element_size()
-            rows.append(
-                {
-                    "op": "vote_",
-                    "shape": [batch, samples, labels],
-                    "dtype": short(dtype),
-                    "seconds": took["ours"],
-                    "rows_per_s": batch * samples / took["ours"],
-                    "bytes_per_s": size / took["ours"],
-                    "share_of_copy_limit": size / took["ours"] / limits.copy(size),
-                    "plain_seconds": took["plain"],
-                    "speedup": took["plain"] / took["ours"],
-                }
-            )
-    return rows
 
 
 def end_to_end(model: nn.Module, x: Tensor, y: Tensor, r: float, skip_loop: bool) -> dict[str, Any]:
@@ -130,14 +36,17 @@ def end_to_end(model: nn.Module, x: Tensor, y: Tensor, r: float, skip_loop: bool
     device = x.device
     # bf16 pays where there are units for it; the copy and its compiled form are shared by (b) and ours.
     reduced = copy.deepcopy(model).to(torch.bfloat16).to(memory_format=torch.channels_last).eval()
-    compiled = torch.compile(reduced.requires_grad_(False), options={"freezing": True})
-    plain = PlainTorch(reduced, compiled, r, x[:1])
-    ours = compiled if plain.name == "compiled" else reduced
-    # The chunk that (b) found best. A compiled model sees full passes only, and the sequential rule's last rounds
-    # are few points: ten unanimous votes at a time waste less of them.
-    shared: dict[str, Any] = {"m": M, "dtype": torch.bfloat16, "chunk": plain.rows}
-    first = unanimous_length(model(x[:1]).shape[1], 1e-3)
-    few = {**shared, "chunk": 10 * first} if device.type == "cpu" else shared
+    shared: dict[str, Any] = {"m": M, "dtype": torch.bfloat16}
+    if device.type == "cpu":
+        compiled = torch.compile(reduced.requires_grad_(False), options={"freezing": True})
+        plain = PlainTorch(reduced, compiled, r, x[:1])
+        ours = compiled if plain.name == "compiled" else reduced
+        # The chunk that (b) found best. A compiled model sees full passes only, and the sequential rule's last
+        # rounds are few points: ten unanimous votes at a time waste less of them.
+        shared["chunk"] = plain.rows
+        few = {**shared, "chunk": 10 * unanimous_length(model(x[:1]).shape[1], 1e-3)}
+    else:  # a GPU is full at sizes of its own, which the classifier finds; compiling would take the run's time
+        plain, ours, few = PlainTorch(reduced, None, r, x[:32]), reduced, shared
     regions = {
         "rcfast fixed m": RegionClassifier(ours, r, stop=None, **shared),
         "rcfast fixed m, clamp": RegionClassifier(ours, r, stop=None, clip="clamp", **shared),
@@ -148,9 +57,9 @@ def end_to_end(model: nn.Module, x: Tensor, y: Tensor, r: float, skip_loop: bool
     if skip_loop:
         del ways["loop"]
     ways |= {name: region.predict for name, region in regions.items()}
-    for call in ways.values():  # compilation
-        call(x[:2])
-        call(x[:20])
+    for call in ways.values():  # compilation, and the search for the chunk
+        for warm in (x[:2], x[:20], *([x] if device.type == "cuda" else [])):
+            call(warm)
     took: dict[str, float] = dict.fromkeys(ways, 0.0)
     labels: dict[str, list[Tensor]] = {name: [] for name in ways}
     for part in x.chunk(TURNS):
@@ -188,12 +97,30 @@ def end_to_end(model: nn.Module, x: Tensor, y: Tensor, r: float, skip_loop: bool
             }
         )
     return {
+        "one_image_ms": one_image(ours, x[:20], r, few) if device.type == "cuda" else None,
+        "chunk": {name: found_chunk(region) for name, region in regions.items()},
         "r": r,
         "m": M,
         "dtype": "bfloat16",
         "plain_torch": f"{plain.name}, chunk {plain.rows}",
         "ways": rows,
     }
+
+
+def found_chunk(region: RegionClassifier) -> int:
+    (runner,) = region._engine._runners.values()
+    return runner.chunk.rows
+
+
+def one_image(model: nn.Module, x: Tensor, r: float, options: dict[str, Any]) -> dict[str, float]:
+    """Milliseconds of a vote on one image: what the rounds cost the host, with CUDA graphs and without."""
+    took = {}
+    for name, graphs in (("cuda graphs", True), ("eager", False)):
+        region = RegionClassifier(model, r, cuda_graphs=graphs, **options)
+        took[name] = (
+            1e3 / len(x) * seconds(lambda region=region: [region.predict(i[None]) for i in x], x.device)
+        )
+    return took
 
 
 def memory(arguments: argparse.Namespace) -> list[dict[str, Any]]:
@@ -292,9 +219,9 @@ def show(results: dict[str, Any]) -> None:
          f"{row['bytes_per_s'] / 1e9:.1f}",
          f"{row.get('coordinates_per_s', row.get('rows_per_s')) / 1e9:.3f}",
          f"{100 * row.get('share_of_write_limit', row.get('share_of_copy_limit')):.0f}%", f"{row['speedup']:.1f}"]
-        for row in results["sampling"] + results["voting"]
+        for row in results.get("sampling", []) + results.get("voting", [])
     ]  # fmt: skip
-    limit = ", ".join(f"{name} {value / 1e9:.1f}" for name, value in results["limits"].items())
+    limit = ", ".join(f"{name} {value / 1e9:.1f}" for name, value in results.get("limits", {}).items())
     print(f"\nlimits, GB/s: {limit}\n")
     print(
         table(
@@ -312,7 +239,17 @@ def show(results: dict[str, Any]) -> None:
             kernels,
         )
     )
-    whole = results["end_to_end"]
+    if "end_to_end" in results:
+        show_votes(results["end_to_end"], results["dataset"])
+    extra = [
+        [row["way"], f"{row['m']}", f"{row['extra_bytes'] / 1e6:.0f}"] for row in results.get("memory", [])
+    ]
+    print(table("Peak extra memory, one image", ["way", "m", "MB"], extra))
+    if results["bars"]:
+        print(table("Bars", ["what", "measured", "bar", ""], results["bars"]))
+
+
+def show_votes(whole: dict[str, Any], dataset: str) -> None:
     rows = [
         [row["way"], f"{row['examples_per_s']:.2f}", f"{row['samples_per_s']:.0f}", f"{row['mean_samples']:.0f}",
          f"{row['speedup_over_loop']:.1f}" if row["speedup_over_loop"] else "-",
@@ -320,13 +257,11 @@ def show(results: dict[str, Any]) -> None:
          f"{100 * row['equal_to_loop']:.1f}%", f"{100 * row['accuracy']:.1f}%"]
         for row in whole["ways"]
     ]  # fmt: skip
-    title = f"End to end: {results['dataset']}, m = {whole['m']}, r = {whole['r']}, plain torch {whole['plain_torch']}"
+    title = f"End to end: {dataset}, m = {whole['m']}, r = {whole['r']}, plain torch {whole['plain_torch']}"
     columns = ["way", "examples/s", "samples/s", "samples each", "times loop", "times plain"]
     print(table(title, [*columns, "labels as loop", "accuracy"], rows))
-    extra = [[row["way"], f"{row['m']}", f"{row['extra_bytes'] / 1e6:.0f}"] for row in results["memory"]]
-    print(table("Peak extra memory, one image", ["way", "m", "MB"], extra))
-    if results["bars"]:
-        print(table("Bars", ["what", "measured", "bar", ""], results["bars"]))
+    if whole.get("one_image_ms"):
+        print("one image, ms:", ", ".join(f"{k} {v:.2f}" for k, v in whole["one_image_ms"].items()), "\n")
 
 
 def main() -> int:
@@ -334,7 +269,7 @@ def main() -> int:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--dataset", default="auto", help="auto (MNIST where it is on disk, else digits), a name or an .npz")
+    add("--dataset", default="auto", help=DATASETS)
     add("--root", type=Path, help="folder of the data sets (default: RCFAST_DATA)")
     add("--model", type=Path, help="checkpoint of rcfast.training (default: trained once, kept in the cache)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -364,9 +299,7 @@ def main() -> int:
     own = {**header(device), "dataset": name}
     print(f"{own['device']}, {name}, commit {own['commit']}", flush=True)
     results: dict[str, Any] = own
-    if set(parts) != set(PARTS):
-        if not path.is_file():
-            parser.error(f"--parts {arguments.parts} keeps the others of {path.name}, which is not there")
+    if set(parts) != set(PARTS) and path.is_file():
         results = json.loads(path.read_text())
         if (results["device"], results["dataset"]) != (own["device"], name):
             parser.error(f"{path.name} is of {results['device']}, {results['dataset']}")
@@ -381,7 +314,8 @@ def main() -> int:
         results["memory"] = memory(arguments)
     if "votes" in parts:
         results["end_to_end"] = end_to_end(model, x, y, r, arguments.skip_loop)
-    results["bars"] = bars(results) if device.type == "cpu" else []
+    complete = {"sampling", "memory", "end_to_end"} <= results.keys()
+    results["bars"] = bars(results) if device.type == "cpu" and complete else []
     show(results)
     write(path, results)
     print(f"written to {path}")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Literal
@@ -21,6 +23,23 @@ _UNITS: dict[str, tuple[str, set[str]]] = {
     "amx_bf16": ("AMX_BF16", _NO_AMX),
     "bf16": ("Arm BF16", set()),
 }
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """float32 convolutions and products on CUDA with all 24 bits inside, whatever torch is set to.
+
+    torch runs float32 convolutions on CUDA in TF32 by default: 10 bits of the mantissas of inputs and weights, sums
+    in float32. Labels of points near a boundary differ by it (docs/voting.md says how many). Not for several threads
+    with different wishes: the setting is torch's own, for the process.
+    """
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = convolutions.allow_tf32, products.allow_tf32
+    convolutions.allow_tf32 = products.allow_tf32 = False
+    try:
+        yield
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = before
 
 
 def automatic_dtype(device: torch.device) -> torch.dtype:

@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from rcfast.attacks import ATTACKS, CWL0, CWL2, IGSM, CWLinf, get
 from rcfast.attacks._passes import Searched
 from rcfast.attacks.base import AttackedModel
+from rcfast.hardware import full_float32
 
 WAITS = {
     "_local_scalar_dense",
@@ -61,7 +62,8 @@ def test_cuda_finds_what_the_cpu_finds(name):
     if attack.targeted:
         labels = other_targets(labels, 4)
     here = attack(model, x, labels)
-    there = attack(model.cuda(), x.cuda(), labels.cuda())
+    with full_float32():
+        there = attack(model.cuda(), x.cuda(), labels.cuda())
     assert there.adversarial.is_cuda
     assert torch.equal(there.success.cpu(), here.success)
     ours, theirs = here.noise.of(attack.norm), there.noise.of(attack.norm).cpu()

@@ -135,3 +135,16 @@ def test_training_does_not_go_on_in_another_precision(tmp_path: Any, processor: 
     processor("avx512_bf16")
     with pytest.raises(ValueError, match=r"recipe\.precision is 'float32' there and 'bfloat16' here"):
         training.fit(Watched(), split, epochs=1, checkpoint=tmp_path / "c.safetensors")
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_full_float32_leaves_the_settings_as_they_were(before: bool) -> None:
+    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    settings = convolutions.allow_tf32, products.allow_tf32
+    try:
+        convolutions.allow_tf32 = products.allow_tf32 = before
+        with hardware.full_float32():
+            assert (convolutions.allow_tf32, products.allow_tf32) == (False, False)
+        assert (convolutions.allow_tf32, products.allow_tf32) == (before, before)
+    finally:
+        convolutions.allow_tf32, products.allow_tf32 = settings
