@@ -3,7 +3,7 @@
 import copy
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from threading import RLock
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .fused import fused, refresh
 from .graphs import WORTH_SECONDS, Replays, recordable
 from .hardware import DtypeChoice, resolve_dtype
 from .running import (
@@ -222,7 +223,8 @@ class Engine:
     """Chooses how a model is run, once per shape of example, by running it; keeps converted copies true.
 
     Candidates: the model itself, or for another ``dtype`` a converted copy and autocast; each contiguous and,
-    for images, channels_last. The user's model is never changed.
+    for images, channels_last. Before them, for images in float32 on the CPU, the model with its 3×3 convolutions on
+    our own kernel (:mod:`rcfast.fused`). The user's model is never changed.
     """
 
     def __init__(
@@ -231,6 +233,7 @@ class Engine:
         self.model, self.dtype, self.chunk, self.cuda_graphs = model, dtype, chunk, cuda_graphs
         self._runners: dict[Any, Runner] = {}
         self._copies: dict[tuple[torch.dtype, bool], nn.Module] = {}  # by precision and channels_last
+        self._fused: nn.Module | None = None
         self._form: list[Any] = []
         self.lock = RLock()  # the buffer of points is one
 
@@ -248,15 +251,17 @@ class Engine:
         check_initialised(self.model)
         now = tensors(self.model)
         form: list[Any] = [(t.shape, t.dtype, t.device) for t in now]
-        form += [type(part) for part in self.model.modules()] if isinstance(self.model, nn.Module) else []
+        form += self.model.modules() if isinstance(self.model, nn.Module) else []
         if form != self._form:
-            self._form = form
+            self._form, self._fused = form, None
             self._copies.clear()
             self._runners.clear()
         # At every vote: version counters miss writes through .data, and the weights are small beside the
         # dozens of forward passes that follow.
         for twin in self._copies.values():
             torch._foreach_copy_(tensors(twin), now)
+        if self._fused is not None:
+            refresh(self._fused)
 
     def _convert(self, dtype: torch.dtype, channels_last: bool) -> nn.Module:
         if (dtype, channels_last) not in self._copies:
@@ -274,6 +279,12 @@ class Engine:
         wanted = resolve_dtype(self.dtype, device)
         dtype = wanted or (torch.float32 if own == torch.float64 else own)
         ways: list[Callable[[], _Way]] = []
+        if (
+            image and module is self.model and own == dtype == torch.float32
+        ):  # a compiled one stays what it is
+            self._fused = self._fused or (fused(module) if isinstance(module, nn.Module) else None)
+            if self._fused is not None:
+                ways.append(partial(_Way, self._fused, dtype, own, True, copied=True))
         for last in (True, False) if image else (False,):
             if wanted in (None, own) or not (tensors(self.model) or dtype != torch.float32):
                 ways.append(partial(_Way, module, dtype, own, last))
@@ -350,8 +361,9 @@ class _Trial:
         self._first = True
 
     def agrees(self, trials: "list[_Trial]") -> bool:
-        """Whether another memory format has not changed what the model says."""
-        same = (t for t in trials if t.way == replace(self.way, module=t.way.module, channels_last=False))
+        """Whether another memory format, or our own convolutions, have not changed what the model says."""
+        kind = (self.way.dtype, self.way.autocast, False)
+        same = (t for t in trials if (t.way.dtype, t.way.autocast, t.way.channels_last) == kind)
         return all(alike(t._logits, self._logits) for t in same)
 
     def repeat(self) -> None:

@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rcfast import engine
+from rcfast import engine, ops
 from rcfast.classifier import RegionClassifier
 from rcfast.engine import Chunk
+from rcfast.fused import FusedConv
 from rcfast.hardware import full_float32
 
 BF16 = torch.bfloat16
@@ -174,6 +175,63 @@ def test_a_model_that_needs_contiguous_points_gets_them() -> None:
 
     x = torch.rand(2, 3, 8, 8)
     assert RegionClassifier(Views(), 0.1, m=10).vote(x).counts.shape == (2, 10)
+
+
+# --- our own convolutions -----------------------------------------------------------------------------------------
+
+own_kernel = pytest.mark.skipif(
+    ops.build_info()["instruction_set"] == "portable", reason="torch's convolutions are faster there"
+)
+
+
+def kernel_of(rc: RegionClassifier) -> Any:
+    (runner,) = rc._engine._runners.values()
+    return runner.module
+
+
+@own_kernel
+def test_a_module_votes_on_our_convolutions_and_a_function_on_its_own() -> None:
+    model = Watched()
+    ours = RegionClassifier(model, 0.3, m=100, stop=None)
+    plain = RegionClassifier(lambda x: model(x), 0.3, m=100, stop=None)
+    model.eval()
+    difference = ours.vote(images()).counts - plain.vote(images()).counts
+    assert difference.abs().max() <= 1
+    assert any(isinstance(part, FusedConv) for part in kernel_of(ours).modules())
+    assert not any(isinstance(part, FusedConv) for part in model.modules())
+    for other in (model.double(), torch.compile(model, backend="eager")):
+        rc = RegionClassifier(other, 0.3, m=20, stop=None, chunk=20)
+        rc.vote(images(1))
+        assert not any(isinstance(part, FusedConv) for part in kernel_of(rc).modules())
+
+
+@own_kernel
+@pytest.mark.parametrize("change", ["in place", "through .data", "replaced", "other activation"])
+def test_our_convolutions_follow_the_model(change: str) -> None:
+    model, other = Watched(), Watched()
+    torch.nn.init.normal_(other.body[0].weight)
+    rc = RegionClassifier(model, 0.3, m=100, stop=None)
+    before = rc.vote(images()).counts
+    with torch.no_grad():
+        if change == "in place":
+            model.body[0].weight.copy_(other.body[0].weight)
+        elif change == "through .data":
+            model.body[0].weight.data.mul_(-1)
+        elif change == "replaced":
+            model.body[0] = other.body[0]
+        else:
+            model.body[2] = nn.Tanh()
+    after = rc.vote(images()).counts
+    assert not torch.equal(before, after)
+    assert (after - counts(copy.deepcopy(model))).abs().max() <= 1
+
+
+@own_kernel
+def test_a_kernel_that_says_something_else_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(FusedConv, "forward", lambda self, x: self._layers[0](x) + 1)
+    rc = RegionClassifier(Watched(), 0.3, m=20, stop=None)
+    rc.vote(images())
+    assert not any(isinstance(part, FusedConv) for part in kernel_of(rc).modules())
 
 
 # --- compiled models ------------------------------------------------------------------------------------------------
