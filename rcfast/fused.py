@@ -1,15 +1,18 @@
 """A network whose 3×3 convolutions run on our own kernel, each with what follows it in the same pass.
 
-For inference in float32 on a CPU, where the forward pass is what a vote costs: the multiplications of a convolution
-are a quarter (:func:`rcfast.ops.conv3x3_`), and normalisation, ReLU and maxima cost no pass over memory of their own.
+For votes and attacks in float32 on a CPU, where passes of the network are all the cost: the multiplications of a
+convolution are a quarter (:func:`rcfast.ops.conv3x3_`), those of its gradient in the image too, and normalisation, ReLU
+and, without gradient, maxima cost no pass over memory of their own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from . import ops, winograd
 
@@ -22,6 +25,7 @@ class FusedConv(nn.Module):
         self._layers = (conv, norm)  # in a tuple: they stay the model's
         self.padding, self.relu, self.pool = _padding(conv), relu, pool
         self._seen: list[Tensor] = []
+        self._turned: tuple[Tensor, Tensor] | None = None
         self.refresh()
 
     def refresh(self) -> None:
@@ -38,26 +42,60 @@ class FusedConv(nn.Module):
             if norm is not None:
                 weight, bias = _normalised(weight, bias, norm)
             self._weights, self._bias = winograd.pack(weight), bias
+            self._weight, self._turned = weight, None
             self._seen = [t.detach().clone() for t in now]
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        sides = [(side + 2 * self.padding - 2) // (2 if self.pool else 1) for side in x.shape[2:]]
-        shape = (len(x), len(self._bias), *sides)
-        out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-        ops.conv3x3_(out, x, self._weights, self._bias, padding=self.padding, relu=self.relu, pool=self.pool)
-        return out
+        if not (torch.is_grad_enabled() and x.requires_grad):
+            return _run(x, self._weights, self._bias, self.padding, self.relu, self.pool)
+        out = _Differentiable.apply(x, self)
+        return nn.functional.max_pool2d(out, 2) if self.pool else out
+
+    def gradient(self, gradient: Tensor) -> Tensor:
+        """Of the input [N, C, H, W] from that of the sums [N, K, H', W']: a convolution, the weights turned round."""
+        channels = self._weight.shape[1]
+        if self._turned is None:
+            turned = self._weight.transpose(0, 1).flip(2, 3)
+            turned = nn.functional.pad(turned, (0, 0) * 3 + (0, -channels % 8))
+            self._turned = winograd.pack(turned), turned.new_zeros(len(turned))
+        return _run(gradient, *self._turned, 2 - self.padding, False, False)[:, :channels]
 
     def extra_repr(self) -> str:
         return f"{self._layers[0]}, padding={self.padding}, relu={self.relu}, pool={self.pool}"
 
 
+def _run(x: Tensor, weights: Tensor, bias: Tensor, padding: int, relu: bool, pool: bool) -> Tensor:
+    x = x.contiguous(memory_format=torch.channels_last)
+    sides = [(side + 2 * padding - 2) // (2 if pool else 1) for side in x.shape[2:]]
+    shape = (len(x), len(bias), *sides)
+    out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    ops.conv3x3_(out, x, weights, bias, padding=padding, relu=relu, pool=pool)
+    return out
+
+
+class _Differentiable(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, part: FusedConv) -> Tensor:
+        out = _run(x.detach(), part._weights, part._bias, part.padding, part.relu, False)
+        ctx.part = part
+        ctx.save_for_backward(out if part.relu else None)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (out,) = ctx.saved_tensors
+        if out is not None:
+            gradient = torch.where(out > 0, gradient, 0)
+        return ctx.part.gradient(gradient), None
+
+
 def fused(model: nn.Module) -> nn.Module | None:
     """The model on our kernel, or None where it has no convolution for it; its other layers are shared, not copied.
 
-    For evaluation, without gradient, for images float32 on the CPU. What is replaced are layers of exactly torch's
-    own types, without hooks; a BatchNorm2d, a ReLU and a MaxPool2d(2) only directly after their convolution in a
-    Sequential. :func:`refresh` takes over weights that have changed since.
+    For evaluation of images float32 on the CPU, with gradients in the images but none in the weights. What is replaced
+    are layers of exactly torch's own types, without hooks; a BatchNorm2d, a ReLU and a MaxPool2d(2) only directly
+    after their convolution in a Sequential. :func:`refresh` takes over weights that have changed since.
     """
     if ops.build_info()["instruction_set"] == "portable":  # slower there than torch
         return None

@@ -56,6 +56,38 @@ def test_the_logits_are_the_models(name: str) -> None:
     assert all(torch.equal(value, before[key]) for key, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("name", SHAPES)
+def test_gradients_in_the_images_are_the_models(name: str) -> None:
+    model, x = network(name), images(SHAPES[name])
+    twin = fused(model)
+    assert twin is not None
+    found = []
+    for function in (twin, model):
+        leaf = x.clone().requires_grad_()
+        logits = function(leaf)
+        found.append(torch.autograd.grad((logits * torch.arange(10)).sum(), leaf)[0])
+    # The rounding of an activation next to 0 turns a ReLU over, which moves the gradient of one image around it.
+    close = (found[0] - found[1]).abs() <= 2e-5 * found[1].abs().max()
+    assert close.float().mean() > 0.97
+    assert close.flatten(1).all(1).float().mean() > 0.5
+    assert torch.equal(twin(x), twin(x.clone().requires_grad_()))  # maxima in a pass of their own
+
+
+@pytest.mark.parametrize("padding", [0, 1, 2])
+@pytest.mark.parametrize("channels", [1, 3, 8, 24])
+def test_gradient_of_one_convolution(padding: int, channels: int) -> None:
+    torch.manual_seed(0)
+    conv = nn.Conv2d(channels, 16, 3, padding=padding)
+    twin, x = fused(nn.Sequential(conv, nn.ReLU())), images((channels, 7, 10))
+    assert twin is not None
+    found = [x.clone().requires_grad_() for _ in range(2)]
+    (twin(found[0]) ** 2).sum().backward()
+    (conv(found[1]).relu() ** 2).sum().backward()
+    torch.testing.assert_close(
+        found[0].grad, found[1].grad, rtol=0, atol=1e-5 * float(found[1].grad.abs().max())
+    )
+
+
 @pytest.mark.parametrize("way", ["in place", "through .data", "loaded", "statistics"])
 def test_it_follows_the_weights(way: str) -> None:
     torch.manual_seed(0)

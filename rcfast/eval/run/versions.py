@@ -3,5 +3,5 @@
 NETWORK = 2  # training and models
 LENGTH = 2  # the search for r, with its stopping rule
 EXAMPLES = 2  # which examples are drawn
-ATTACK = 2  # what an attack finds with the same settings
+ATTACK = 3  # what an attack finds with the same settings
 LABELS = 2  # the vote
