@@ -148,7 +148,7 @@ def test_unknown_options_and_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_ctrl_c_is_one_plain_line_and_exit_code_130(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(arguments: object) -> int:
+    def interrupt(*arguments: object) -> int:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(cli, "_run", interrupt)
@@ -161,7 +161,7 @@ def test_ctrl_c_is_one_plain_line_and_exit_code_130(
 def test_a_full_disk_anywhere_is_one_line_and_exit_code_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def full(arguments: object) -> int:
+    def full(*arguments: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device", "/somewhere/file")
 
     monkeypatch.setattr(cli, "_run", full)

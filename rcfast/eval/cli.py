@@ -5,6 +5,7 @@ import errno
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from rcfast.eval.run.modules import load_module
 from rcfast.eval.run.progress import Progress
 from rcfast.eval.run.settings import build
 from rcfast.eval.run.store import StoreError
+from rcfast.eval.run.team import Ended
 
 DONE, FAILED, BAD_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130
 DEFAULT_OUT = "rcfast-report"
@@ -119,16 +121,26 @@ def parse_only(text: str | None) -> tuple[str, ...]:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code; user errors are one line, not a traceback."""
     made = parser()
+    with open(os.devnull, "w") as nowhere:
+        try:
+            with nullcontext() if _leads() else redirect_stderr(nowhere):  # one line of several processes
+                arguments = made.parse_args(argv)
+                config = configuration(arguments)
+                if arguments.outputs:
+                    load_module(arguments.outputs, option="--outputs")
+                wanted = parse_only(arguments.only)
+        except SystemExit as stop:
+            return stop.code if isinstance(stop.code, int) else BAD_ARGUMENTS
+        except ConfigError as error:
+            return _fail(f"{made.prog}: {error}" if _leads() else "", BAD_ARGUMENTS)
     try:
-        arguments = made.parse_args(argv)
-    except SystemExit as stop:
-        return stop.code if isinstance(stop.code, int) else BAD_ARGUMENTS
-    try:
-        return _run(arguments)
+        return _run(arguments, config, wanted)
     except ConfigError as error:
         return _fail(f"{made.prog}: {error}", BAD_ARGUMENTS)
     except (StoreError, StageError) as error:
         return _fail(f"{made.prog}: {error}", FAILED)
+    except Ended as error:  # the process that failed says why
+        return BAD_ARGUMENTS if error.kind == ConfigError.__name__ else FAILED
     except KeyboardInterrupt:
         return _fail(
             "interrupted; what is finished is kept, the same command goes on from there", INTERRUPTED
@@ -147,16 +159,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
 
 
+def _leads() -> bool:
+    """Whether this is the first, or the only, process of a run."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def _fail(message: str, code: int) -> int:
-    print(message, file=sys.stderr, flush=True)
+    if message:
+        print(message, file=sys.stderr, flush=True)
     return code
 
 
-def _run(arguments: argparse.Namespace) -> int:
-    config = configuration(arguments)
-    if arguments.outputs:
-        load_module(arguments.outputs, option="--outputs")
-    wanted = parse_only(arguments.only)
+def _run(arguments: argparse.Namespace, config: Config, wanted: Sequence[str]) -> int:
     # After the arguments are known to be good: torch takes seconds.
     from rcfast.eval import evaluation
     from rcfast.eval.report import ending
@@ -166,8 +180,9 @@ def _run(arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(evaluation.describe(config, out, wanted))
         return DONE
-    progress.print(f"rcfast.eval: {config.data.name}, preset {config.preset}, into {out}")
+    if _leads():
+        progress.print(f"rcfast.eval: {config.data.name}, preset {config.preset}, into {out}")
     results = evaluation.evaluate(config, out, outputs=wanted, progress=progress)
-    if not arguments.quiet:
+    if not arguments.quiet and _leads():
         print(f"\n{ending(results, out / 'report.html')}", end="")
     return DONE

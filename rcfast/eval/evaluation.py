@@ -6,6 +6,7 @@ import inspect
 import json
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from rcfast.eval.outputs.cautions import cautions
 from rcfast.eval.outputs.output import Output
 from rcfast.eval.results import Results
 from rcfast.eval.run import dry, environment
+from rcfast.eval.run.alike import alike, begin
 from rcfast.eval.run.attack import NetworkAttack
 from rcfast.eval.run.config import Config, ConfigError
 from rcfast.eval.run.context import Context
@@ -30,6 +32,7 @@ from rcfast.eval.run.loop import note, perform
 from rcfast.eval.run.networks import needed_for
 from rcfast.eval.run.progress import Progress
 from rcfast.eval.run.store import Store, digest, write_atomic
+from rcfast.eval.run.team import Team
 from rcfast.eval.run.unit import STAGES, Unit, closure
 
 DRAWING = 1  # version of the step that draws: part of its key
@@ -48,21 +51,39 @@ def evaluate(
     Raises ConfigError for a setting or input that cannot be used, StageError for a training, attack or vote that
     fails, StoreError for a folder that is locked or a full disk; what was finished stays and is found by the next
     call.
+
+    Under torchrun every process calls it alike, and they share the work. Raises Ended where another one failed.
     """
-    folder, progress = Path(out), progress or Progress("quiet")
+    folder, team = Path(out), Team.join()
+    progress = (progress or Progress("quiet")) if team.leads else Progress("quiet")
     chosen = [known.get(name) for name in outputs or known.names()]
     store = Store(folder, report=progress.print)
-    with store.locked():
-        ctx = prepare(config, folder, chosen, store, progress)
+    with (
+        team.together(),
+        store.locked() if team.leads else nullcontext(),
+        alike(team, store, config) as (config, said),
+    ):
+        ctx = prepare(config, folder, chosen, store, progress, team)
+        for warning in said:
+            ctx.warn(warning)
         first = [unit for unit in plan(ctx, chosen) if unit.stage == STAGES[0]]
+        if team.leads:
+            begin(store, config)
         perform(ctx, first)
         ctx.sketch = False
         units = plan(ctx, chosen)
         perform(ctx, [unit for unit in units if unit not in first])
-        results = tabulate(ctx, chosen, units)
-        draw(ctx, chosen, results)
-        results["stages"] = ctx.stages
-        write_atomic(folder / "timings.json", json.dumps(ctx.stages, indent=1) + "\n")
+        results = team.settle("results", lambda: show(ctx, chosen, units))
+        team.leave()
+    return results
+
+
+def show(ctx: Context, chosen: Sequence[Output], units: Sequence[Unit]) -> Results:
+    """Write everything that a reader is given, from finished units; return the results with the stages' times."""
+    results = tabulate(ctx, chosen, units)
+    draw(ctx, chosen, results)
+    results["stages"] = ctx.stages
+    write_atomic(ctx.out / "timings.json", json.dumps(ctx.stages, indent=1) + "\n")
     return results
 
 
@@ -81,11 +102,19 @@ def plan(ctx: Context, chosen: Sequence[Output]) -> list[Unit]:
     return closure(ctx, units)
 
 
-def prepare(config: Config, out: Path, chosen: Sequence[Output], store: Store, progress: Progress) -> Context:
+def prepare(
+    config: Config,
+    out: Path,
+    chosen: Sequence[Output],
+    store: Store,
+    progress: Progress,
+    team: Team | None = None,
+) -> Context:
     """Load the data and check all settings. Raises ConfigError."""
-    device = find_device(config.device)
+    team = team or Team()
+    device = find_device(config.device, team)
     names = tuple(output.name for output in chosen)
-    ctx = Context(resolved(config, device), store, progress, device, load_data(config), out, names)
+    ctx = Context(resolved(config, device), store, progress, device, load_data(config), out, names, team)
     for unit in plan(ctx, chosen):
         unit.check(ctx)
     return ctx
@@ -99,10 +128,13 @@ def resolved(config: Config, device: torch.device) -> Config:
     return dataclasses.replace(config, vote=dataclasses.replace(config.vote, dtype=dtype))
 
 
-def find_device(name: str) -> torch.device:
-    """Return the device of a run. Raises ConfigError where there is no such device."""
+def find_device(name: str, team: Team) -> torch.device:
+    """Return the device of a run; of the GPUs of a host, each process takes its own.
+
+    Raises ConfigError where there is no such device.
+    """
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -111,6 +143,11 @@ def find_device(name: str) -> torch.device:
         raise ConfigError(f"--device takes auto, cpu or cuda, got {name!r}")
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ConfigError(f"--device {name}: this machine has no usable CUDA device")
+    if name == "cuda" and team.size > 1:
+        place, there = team.here[0], torch.cuda.device_count()
+        if place >= there:
+            raise ConfigError(f"--device cuda: {team.here[1]} processes on this host, but {there} GPUs")
+        device = torch.device("cuda", place)
     return device
 
 

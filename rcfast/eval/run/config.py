@@ -98,6 +98,8 @@ class Config:
     preset: str = ""
     seed: int = 0  # of training and of the draw of examples; the votes have vote.seeds
     device: str = "auto"  # auto = cuda where there is one
+    threads: int = 0  # of each process; 0 = as the folder was begun, else its share of the cores
+    mixed_hardware: bool = False  # processes may run on machines that round differently
     defences: list[str] = field(default_factory=lambda: list(DEFENCES))
     user_defence: str = ""  # module:factory
     data: Data = field(default_factory=Data)

@@ -12,9 +12,13 @@ from rcfast.eval.results import StageTime
 from rcfast.eval.run.config import Config
 from rcfast.eval.run.progress import Progress
 from rcfast.eval.run.store import Arrays, Part, Store, StoreError, digest_arrays
+from rcfast.eval.run.team import Team, patiently
 from rcfast.eval.run.unit import Made, Unit
 
 T = TypeVar("T")
+
+
+LATE = 20.0  # seconds after which another process's files must have appeared in a shared folder
 
 
 class Missing(LookupError):
@@ -36,9 +40,11 @@ class Context:
     dataset: Dataset
     out: Path
     outputs: tuple[str, ...] = ()  # names of those that the run was asked for
+    team: Team = field(default_factory=Team)
     sketch: bool = True
     warnings: list[str] = field(default_factory=list)
     stages: list[StageTime] = field(default_factory=list)
+    told: set[Unit] = field(default_factory=set)  # finished by another process, as it says
     _parts: dict[Unit, Part] = field(default_factory=dict)
     _unkept: dict[Unit, Arrays] = field(default_factory=dict)
     _once: dict[Hashable, Any] = field(default_factory=dict)
@@ -70,7 +76,7 @@ class Context:
 
     def part(self, unit: Unit) -> Part:
         """Return the result of a unit. Raises Missing when it is not finished."""
-        part = self.find(unit)
+        part = patiently(lambda: self.find(unit), LATE if unit in self.told else 0.0)
         if part is None:
             raise Missing(str(unit))
         return part

@@ -161,6 +161,7 @@ def validate(config: Config) -> None:
         "contain point: the others are compared with it",
         config.defences,
     )
+    _need(config.threads >= 0, "threads", "not be negative", config.threads)
     _need(config.data.validation >= 0, "data.validation", "not be negative", config.data.validation)
     _need(length.r <= 1, "length.r", "be at most 1", length.r)
     _need(

@@ -1,0 +1,87 @@
+"""What all processes of a run, and all runs into one folder, must do alike: parts would differ in their last bits."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rcfast import info
+from rcfast.eval.run.config import Config, ConfigError
+from rcfast.eval.run.store import Store, write_atomic
+from rcfast.eval.run.team import Team
+
+
+@contextmanager
+def alike(team: Team, store: Store, config: Config) -> Iterator[tuple[Config, list[str]]]:
+    """Settle the number of threads and see that the hardware rounds alike; give the threads back afterwards.
+
+    Threads are those of `config.threads`, else those with which the folder was begun, else this process's share of the
+    cores. Yields the configuration with the threads filled in, and what a report must say of the hardware.
+    Raises ConfigError for hardware that differs, unless `config.mixed_hardware` allows it.
+    """
+    before = torch.get_num_threads()
+    threads = team.settle("threads", lambda: _threads(team, store, config))
+    differences = _differences(team.gather("hardware", hardware()))
+    if differences and not config.mixed_hardware:
+        raise ConfigError(
+            f"{differences[0]}, so that results would depend on who did what; use like machines, or "
+            "--set mixed_hardware=true, which the report says"
+        )
+    try:
+        torch.set_num_threads(threads)
+        said = [f"Parts were computed on hardware that may round differently: {d}." for d in differences]
+        yield dataclasses.replace(config, threads=threads), said
+    finally:
+        torch.set_num_threads(before)
+
+
+def hardware() -> dict[str, str]:
+    """Return what decides how a process rounds, beside its threads."""
+    facts = info.environment()
+    return {
+        "instruction set": str(facts["native"].get("instruction_set")),
+        "instruction set of torch": facts["torch_cpu_capability"],
+        "torch": str(torch.__version__),
+        "rcfast": facts["rcfast"],
+        "GPU": ", ".join(sorted(set(facts["cuda_devices"]))) or "none",
+    }
+
+
+def begin(store: Store, config: Config) -> None:
+    """Note in the folder with how many threads it was begun."""
+    if _read(store).get("threads") != config.threads:
+        write_atomic(_path(store), json.dumps({"threads": config.threads}) + "\n")
+
+
+def _threads(team: Team, store: Store, config: Config) -> int:
+    share = torch.get_num_threads() if team.size == 1 else max(1, (os.cpu_count() or 1) // team.here[1])
+    return int(config.threads or _read(store).get("threads") or share)
+
+
+def _path(store: Store) -> Path:
+    return store.root / "store" / "begun.json"
+
+
+def _read(store: Store) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(_path(store).read_text())
+        return found
+    except (OSError, ValueError):
+        return {}
+
+
+def _differences(every: Sequence[dict[str, str]]) -> list[str]:
+    """Return in which respects processes differ from the first one."""
+    return [
+        f"process {rank} has another {name} than process 0 ({value} and {every[0][name]})"
+        for rank, own in enumerate(every)
+        for name, value in own.items()
+        if value != every[0][name]
+    ]
