@@ -125,6 +125,31 @@ class SecurityCurve(TypedDict):
     rate: list[float]
 
 
+class CertifiedCase(TypedDict):
+    """What is proven with one region about n test examples.
+
+    noisy: by a network trained with points of the region. norm: of the region's theorem, and of the average certified
+    radius acr. median: of the radius in each norm. correct: how many are right, provably within the radii `at`, which
+    are all at which that changes; at_table: the same at table_radii. samples: mean points an example. checked: how many
+    adversarial examples of the run were held against certificates.
+    """
+
+    region: str
+    spec: str
+    noisy: bool
+    norm: str
+    n: int
+    abstained: int
+    acr: float
+    median: dict[str, float]
+    samples: float
+    table_radii: list[float]
+    at: list[float]
+    correct: list[int]
+    at_table: list[int]
+    checked: int
+
+
 class Optimality(TypedDict):
     """How close an attack on its own network comes to the best of all, over n examples; any wrong label counts.
 
@@ -194,5 +219,6 @@ class Results(TypedDict):
     optimality: NotRequired[list[Optimality]]
     length: NotRequired[Length]
     histograms: NotRequired[Histograms]
+    certified: NotRequired[list[CertifiedCase]]
     grids: dict[str, Grid]  # "figure1", "figure5", "figure9"
     stages: NotRequired[list[StageTime]]  # not part of results.json

@@ -31,6 +31,7 @@ NAMES = (
     *("worst", "curves", "optimality"),
     *("table2", "table3", "table4", "table5", "table6"),
     *("figure1", "figure2", "figure4", "figure5", "figure6", "figure7", "figure8", "figure9"),
+    *("certified", "radii"),
 )
 _registered: dict[str, Output] = {}
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from rcfast.eval.outputs.records import attack_label, label, number
 from rcfast.eval.outputs.table import Record
-from rcfast.eval.results import Histograms, Length
+from rcfast.eval.results import CertifiedCase, Histograms, Length
 from rcfast.eval.statistics import wilson
 
 INK = "#24292e"
@@ -180,6 +180,25 @@ def security_curves(
     ax.set_ylabel("accuracy left, %")
     _soft_grid(ax)
     legend(ax)
+
+
+def certified_curves(ax: Any, cases: Sequence[CertifiedCase], norm: str) -> None:
+    """Certified accuracy against the radius, one line for each region; dotted for the plain network."""
+    look = styles(list(dict.fromkeys(case["region"] for case in cases)))
+    for case in cases:
+        colour, _ = look[case["region"]]
+        rate = 100 * np.asarray(case["correct"]) / case["n"]
+        at = np.asarray([*case["at"], max(case["at"])])
+        line = {"linestyle": "-" if case["noisy"] else ":", "linewidth": 1.6 if case["noisy"] else 1.3}
+        name = case["region"] if case["noisy"] or not any(c["noisy"] for c in cases) else None
+        ax.step(at, [*rate, 0.0], where="pre", color=colour, label=name, **line)
+    ax.set_xlim(0, 1.05 * max(max(case["at"]) for case in cases) or 1)
+    ax.set_ylim(0, 100)
+    ax.set_yticks(range(0, 101, 20))
+    ax.set_xlabel(f"certified {norm.replace('inf', '∞')} radius")
+    ax.set_ylabel("certified accuracy, %")
+    _soft_grid(ax)
+    legend(ax, columns=1)
 
 
 def _end(curve: dict[str, list[float]]) -> float:

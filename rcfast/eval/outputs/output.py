@@ -49,6 +49,9 @@ class Output(ABC):
     title: ClassVar[str]
     section: ClassVar[str] = ""  # of the page; "" = that of all tables, or of all figures
     reading: ClassVar[str] = ""
+    derived: ClassVar[bool] = (
+        False  # whether it is made from the work of other outputs, and so is none of theirs
+    )
 
     @property
     def label(self) -> str:

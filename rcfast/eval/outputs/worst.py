@@ -33,21 +33,23 @@ POINTS = 60  # of a curve at most
 BROKEN = 0.95
 
 
+def labels_of(ctx: Context, names: Iterable[str]) -> list[Unit]:
+    """Return the labels that some outputs ask for."""
+    others = [output for output in map(outputs.get, names) if not output.derived]
+    needed = [unit for output in others for unit in output.needs(ctx)]
+    return [unit for unit in needed if isinstance(unit, AdversarialLabels | CleanLabels)]
+
+
 def all_labels(ctx: Context) -> list[Unit]:
     """Return the labels of all that the run tries: what the other outputs asked for label, or all where none does."""
-
-    def labels(names: Iterable[str]) -> list[Unit]:
-        others = [outputs.get(name) for name in names if not isinstance(outputs.get(name), AllAttacks)]
-        needed = [unit for output in others for unit in output.needs(ctx)]
-        return [unit for unit in needed if isinstance(unit, AdversarialLabels | CleanLabels)]
-
-    return labels(ctx.outputs) or labels(outputs.names())
+    return labels_of(ctx, ctx.outputs) or labels_of(ctx, outputs.names())
 
 
 class AllAttacks(Output):
     """An output over all attacks of the run, whatever other outputs they belong to."""
 
     section = "The worst case"
+    derived = True
 
     def needs(self, ctx: Context) -> Iterable[Unit]:
         return all_labels(ctx)

@@ -6,7 +6,7 @@ from typing import Any
 
 from rcfast.eval.results import DEFENCES
 
-PRESETS = ("quick", "cpu", "paper")
+PRESETS = ("quick", "certified", "cpu", "paper")
 TRAINED = ("point", "adversarial", "distillation")
 TARGETED = ("T-JSMA", "T-CW-L0", "T-FGSM", "T-IGSM", "T-CW-Linf", "T-CW-L2")
 ADAPTABLE = ("T-CW-L0", "T-CW-L2", "T-CW-Linf")
@@ -94,6 +94,22 @@ class Attacks:
 
 
 @dataclass(frozen=True)
+class Certify:
+    # KIND:SIZE of what is certified: cube, clamp, gaussian, laplace, l2ball or l1ball; SIZE r = the run's length
+    regions: list[str] = field(default_factory=list)
+    trained: bool = True  # also networks trained with the noise of the region
+    train: dict[str, Any] = field(default_factory=dict)  # over train.point
+    examples: int = 100  # of the test set, drawn by the seed
+    n: int = 10_000  # points of the bound, at most
+    n0: int = 100  # points that choose the label
+    alpha: float = 1e-3
+    gain: float = (
+        0.0  # end where all remaining points could not raise the radius by this share; 0 = take them all
+    )
+    radii: list[float] = field(default_factory=lambda: [0.05, 0.1, 0.25, 0.5, 1.0])  # of the table
+
+
+@dataclass(frozen=True)
 class Config:
     preset: str = ""
     seed: int = 0  # of training and of the draw of examples; the votes have vote.seeds
@@ -109,6 +125,7 @@ class Config:
     vote: Vote = field(default_factory=Vote)
     protocol: Protocol = field(default_factory=Protocol)
     attacks: Attacks = field(default_factory=Attacks)
+    certify: Certify = field(default_factory=Certify)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain, JSON-able values."""

@@ -151,6 +151,7 @@ def _need(holds: bool, name: str, must: str, value: Any) -> None:
 def validate(config: Config) -> None:
     """Raise ConfigError for the first value out of range."""
     length, vote, protocol, attacks = config.length, config.vote, config.protocol, config.attacks
+    certify = config.certify
     known = set(DEFENCES)
     for name in config.defences:
         _need(name in known, "defences", f"be among {', '.join(DEFENCES)}", name)
@@ -213,3 +214,10 @@ def validate(config: Config) -> None:
     for value in attacks.alphas:
         _need(value >= 0, "attacks.alphas", "not be negative", value)
     _need(attacks.budget in ("paper", "fast"), "attacks.budget", "be paper or fast", attacks.budget)
+    _need(certify.examples >= 1, "certify.examples", "be at least 1", certify.examples)
+    _need(certify.n0 >= 1, "certify.n0", "be at least 1", certify.n0)
+    _need(certify.n >= certify.n0, "certify.n", f"be at least certify.n0 = {certify.n0}", certify.n)
+    _need(0 < certify.alpha < 1, "certify.alpha", "lie in (0, 1)", certify.alpha)
+    _need(certify.gain >= 0, "certify.gain", "not be negative", certify.gain)
+    for value in certify.radii:
+        _need(value >= 0, "certify.radii", "not be negative", value)
