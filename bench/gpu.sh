@@ -5,7 +5,7 @@
 # steps.tsv (step, seconds, outcome), tests.xml, sass.json, throughput.json, attacks.json. Exits 0 if every step passed.
 # Needs Python, torch, CMake, ninja, pybind11 and nvcc; for the tests pytest, hypothesis and scipy. RCFAST_DATA with
 # mnist.npz measures MNIST, else the embedded digits at its size. "cpu" is the dry run of the check: the same steps with
-# the GPU replaced.
+# the GPU replaced; GPU_PATIENCE times the limits, and GPU_SECONDS in all, for a busy machine.
 set -uo pipefail
 out=$(mkdir -p "${1:?folder for the results}" && cd "$1" && pwd)
 device=${2:-cuda}
@@ -18,7 +18,7 @@ printf 'step\tseconds\toutcome\n' >"$out/steps.tsv"
 
 # step NAME LIMIT COMMAND...: no longer than LIMIT seconds, nor than what is left of all.
 step() {
-    local name=$1 limit=$2 began=$SECONDS outcome
+    local name=$1 limit=$(($2 * ${GPU_PATIENCE:-1})) began=$SECONDS outcome
     shift 2
     ((limit > total - SECONDS)) && limit=$((total - SECONDS))
     printf '\n== %s (at most %s s): %s\n' "$name" "$limit" "$*" | tee -a "$out/log.txt"
@@ -40,12 +40,13 @@ need() { step "$@" || { echo "no $1, no results" | tee -a "$out/log.txt"; exit 1
 
 if [ "$device" = cuda ]; then
     export RCFAST_CUDA=1
+    build=(setup.py -q build_ext --inplace)
     marked=gpu few=() dataset=auto images=1000 examples=10
 else
-    export RCFAST_CUDA=${RCFAST_CUDA:-0}
+    build=(-c "from rcfast import ops; print(ops.build_info())")  # stands already
     marked="not slow" few=(-k "opcheck or waits or replayed") dataset=digits images=20 examples=1
 fi
-need build 150 python3 setup.py -q build_ext --inplace
+need build 150 python3 "${build[@]}"
 need device 60 python3 bench/gpu_steps.py device "$device"
 # Only the files that speak of GPUs: others import libraries that a bare machine lacks.
 step tests 150 python3 bench/gpu_steps.py tests "$marked" "$out/tests.xml" "${few[@]}"
