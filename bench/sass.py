@@ -92,8 +92,8 @@ class Kernel:
 
     @property
     def size(self) -> int:
-        """Bytes of a point's coordinate, by the last argument of the template."""
-        return SIZES.get(re.split(r"[<, >]+", self.name.rstrip(">"))[-1], 4)
+        """Bytes of a point's coordinate, by the arguments of the template."""
+        return next((SIZES[word] for word in re.findall(r"\w+", self.name) if word in SIZES), 4)
 
 
 def pipe(opcode: str) -> str:
