@@ -16,6 +16,7 @@ from .classifier import RegionClassifier
 from .hardware import DtypeChoice
 from .regions import check_number
 from .running import Model, tensors
+from .sharing import Group
 
 Family = Callable[[float], regions.Region]  # what makes a region of a size
 BLOCK = (
@@ -53,6 +54,7 @@ def learn_length(
     num_classes: int | None = None,
     chunk: int | None = None,
     dtype: DtypeChoice = None,
+    group: Group | None = None,
     progress: bool = False,
 ) -> LengthSearch:
     """Algorithm 1: raise the size r from ``r0`` by ``step`` while the votes are as accurate as the model.
@@ -81,7 +83,7 @@ def learn_length(
     r_max = check_number("r_max", r_max, r0, math.inf, "[)")
     tolerance = check_number("tolerance", tolerance, 0, 1)
     options: dict[str, Any] = {"m": m, "stop": stop, "alpha": alpha, "seed": seed}
-    options |= {"num_classes": num_classes, "chunk": chunk, "dtype": dtype}
+    options |= {"num_classes": num_classes, "chunk": chunk, "dtype": dtype, "group": group}
     classifier = RegionClassifier(model, 0.0, **options)
     family = _checked(region, clip, (step if r0 == 0 else r0), x.shape)
     scorer = _Scorer(classifier, x, y, next((t.device for t in tensors(model)), x.device))

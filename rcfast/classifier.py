@@ -14,6 +14,7 @@ from .engine import Engine, Runner
 from .hardware import DtypeChoice
 from .regions import Region, as_region, check_int, check_number
 from .running import Model, evaluating, tensors
+from .sharing import Group, Sharing
 from .stopping import StoppingRule, check_stop
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ class RegionClassifier(nn.Module):
     it, else float32 (:mod:`rcfast.hardware`); None: the model's own.
     ``cuda_graphs``: let passes of a size that keeps coming be replayed as CUDA graphs where the model allows it (see
     :mod:`rcfast.graphs`).
+    ``group``: a torch.distributed process group, such as ``torch.distributed.group.WORLD``, whose processes share the
+    points of every round; all of them make the same calls, and all get the votes that one would get alone. A model
+    that needs several devices is the user's: any callable may be sharded inside. Copies and pickles have no group.
 
     Raises TypeError or ValueError, naming the argument and the value.
     """
@@ -90,6 +94,7 @@ class RegionClassifier(nn.Module):
         chunk: int | None = None,
         dtype: DtypeChoice = None,
         cuda_graphs: bool = True,
+        group: Group | None = None,
     ) -> None:
         super().__init__()
         if not callable(model):
@@ -106,7 +111,10 @@ class RegionClassifier(nn.Module):
         self.stop = check_stop(stop)
         self.alpha = check_number("alpha", alpha, 0, 1, "()")
         self.seed = None if seed is None else check_int("seed", seed, 0, 2**64 - 1)
-        self._key = os.urandom(8)
+        self.sharing = Sharing(group)
+        self._key = self.sharing.first(int.from_bytes(os.urandom(8), "little", signed=True)).to_bytes(
+            8, "little", signed=True
+        )
         self.num_classes = (
             None if num_classes is None else check_int("num_classes", num_classes, 2, 2**31 - 1)
         )
@@ -143,7 +151,7 @@ class RegionClassifier(nn.Module):
         m = self.m if m is None else check_int("m", m, 1, MAX_SAMPLES)
         with self._prepared(x, example_ids) as (runner, examples):
             rule = StoppingRule(self.stop, m, runner.num_classes, self.alpha)
-            return Votes(*rounds.count(runner, examples, rule))
+            return Votes(*rounds.count(runner, examples, rule, self.sharing))
 
     def tally(self, x: Tensor, first: int, last: int, *, example_ids: Tensor | None = None) -> Tensor:
         """Votes per label of the points ``first`` to ``last`` - 1, no stopping: int32 [B, L].
@@ -153,7 +161,7 @@ class RegionClassifier(nn.Module):
         check_int("first", first, 0, MAX_SAMPLES)
         check_int("last", last, first, MAX_SAMPLES)
         with self._prepared(x, example_ids) as (runner, examples):
-            return rounds.tally(runner, examples, first, last)
+            return rounds.tally(runner, examples, first, last, self.sharing)
 
     def certify(
         self,
@@ -192,6 +200,7 @@ class RegionClassifier(nn.Module):
                 wanted = f"num_classes = {self.num_classes}"
                 raise ValueError(f"model must return {wanted} logits per point, got {runner.num_classes}")
             ids = self._ids(x) if ids is None else ids
+            self.sharing.check_same(ids)
             yield runner, _Examples(x, self.region.to(x.device), ids, self._point_seed())
 
     def predict(self, x: Tensor) -> Tensor:
@@ -207,10 +216,12 @@ class RegionClassifier(nn.Module):
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {k: v for k, v in self.__dict__.items() if k != "_engine"}  # measured anew where it arrives
+        # Measured anew where it arrives; a group of processes stays where it is.
+        return {k: v for k, v in self.__dict__.items() if k not in ("_engine", "sharing")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self.sharing = Sharing()
         self._engine = self._new_engine()
 
     def _ids(self, x: Tensor) -> Tensor:
@@ -229,7 +240,9 @@ class RegionClassifier(nn.Module):
         return engine
 
     def _new_engine(self) -> Engine:
-        return Engine(self.model, self.dtype, self.chunk, cuda_graphs=self.cuda_graphs)
+        return Engine(
+            self.model, self.dtype, self.chunk, cuda_graphs=self.cuda_graphs, decide=self.sharing.first
+        )
 
 
 @dataclass(frozen=True)

@@ -228,9 +228,18 @@ class Engine:
     """
 
     def __init__(
-        self, model: Model, dtype: DtypeChoice, chunk: int | None, *, cuda_graphs: bool = True
+        self,
+        model: Model,
+        dtype: DtypeChoice,
+        chunk: int | None,
+        *,
+        cuda_graphs: bool = True,
+        decide: Callable[[int], int] = int,
     ) -> None:
         self.model, self.dtype, self.chunk, self.cuda_graphs = model, dtype, chunk, cuda_graphs
+        self._decide = (
+            decide  # of the candidate that was fastest here: what is fastest for all processes of a group
+        )
         self._runners: dict[Any, Runner] = {}
         self._copies: dict[tuple[torch.dtype, bool], nn.Module] = {}  # by precision and channels_last
         self._fused: nn.Module | None = None
@@ -311,22 +320,23 @@ class Engine:
         """The first of the candidates that can be run, unless another is far faster."""
         if len(makers) == 1:
             return makers[0]()
-        trials: list[_Trial] = []
+        trials: dict[int, _Trial] = {}
         error: Exception | None = None
-        for make in makers:
+        for index, make in enumerate(makers):
             try:
-                trials.append(_Trial(make(), points))
+                trials[index] = _Trial(make(), points)
             except Exception as failure:  # such as .view on channels_last, or a module that cannot be copied
                 error = failure
-        trials = [trial for trial in trials if trial.agrees(trials)]
+        trials = {index: trial for index, trial in trials.items() if trial.agrees(list(trials.values()))}
         if not trials:
             assert error is not None
             raise error
         for _ in range(TIMINGS):  # in turns, so that a busy moment hits all of them
-            for trial in trials if len(trials) > 1 else ():
+            for trial in trials.values() if len(trials) > 1 else ():
                 trial.repeat()
-        fastest = min(trial.seconds for trial in trials)
-        return next(trial for trial in trials if trial.seconds <= PREFERENCE * fastest).way
+        fastest = min(trial.seconds for trial in trials.values())
+        best = next(index for index, trial in trials.items() if trial.seconds <= PREFERENCE * fastest)
+        return makers[self._decide(best)]()
 
     def _in_use(self, twin: nn.Module) -> bool:
         return any(runner.module is twin for runner in self._runners.values())

@@ -15,8 +15,11 @@ from torch import Tensor
 
 from . import ops
 from .engine import Runner
+from .sharing import Sharing
 from .stopping import StoppingRule
 
+ALONE = Sharing()
+FEW = 4  # examples for each process below which they share samples rather than examples
 LONG = 4  # passes after which a round looks whether the model has returned NaN, before it ends
 
 
@@ -30,7 +33,9 @@ class Examples(Protocol):
     def fill(self, out: Tensor, first_sample: int) -> None: ...
 
 
-def count(runner: Runner, examples: Examples, rule: StoppingRule) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+def count(
+    runner: Runner, examples: Examples, rule: StoppingRule, sharing: Sharing = ALONE
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Rounds until every example has stopped: counts [B, L] int32, label, samples [B] int64, decided [B] bool.
 
     Raises ValueError where the model returns NaN.
@@ -39,10 +44,11 @@ def count(runner: Runner, examples: Examples, rule: StoppingRule) -> tuple[Tenso
     counts = torch.zeros(batch, labels, dtype=torch.int32)
     opening = torch.zeros_like(counts) if rule.stop == "sequential" else counts
     samples, decided = torch.zeros(batch, dtype=torch.int64), torch.zeros(batch, dtype=torch.bool)
-    active, draw = np.arange(batch), _Drawing(runner, examples)
+    active, draw = np.arange(batch), _Drawing(runner, examples, sharing)
     checkpoints, first = rule.checkpoints(), 0
     while checkpoints and len(active):
-        ends = together(checkpoints, first, len(active), runner.free_rows)
+        ends = together(checkpoints, first, len(active), runner.free_rows * sharing.size)
+        ends = checkpoints[: sharing.first(len(ends))]
         votes = fetch(draw.votes(active, first, ends))
         tensors = (counts, opening, samples, decided, torch.from_numpy(active), votes)
         state = ops.judge_(
@@ -58,13 +64,13 @@ def count(runner: Runner, examples: Examples, rule: StoppingRule) -> tuple[Tenso
     return counts.to(device), label.to(device), samples.to(device), decided.to(device)
 
 
-def tally(runner: Runner, examples: Examples, first: int, last: int) -> Tensor:
+def tally(runner: Runner, examples: Examples, first: int, last: int, sharing: Sharing = ALONE) -> Tensor:
     """Votes for samples ``first`` to ``last``, no stopping: int32 [B, L]. Raises ValueError for NaN."""
     who = np.arange(len(examples))
     if first == last:
         shape = (len(who), runner.num_classes)
         return torch.zeros(shape, dtype=torch.int32, device=examples.x.device)
-    votes = _Drawing(runner, examples).votes(who, first, [last])
+    votes = _Drawing(runner, examples, sharing).votes(who, first, [last])
     _check_cast(votes, last - first, who)
     return votes[:, 0]
 
@@ -85,29 +91,39 @@ def fetch(votes: Tensor) -> Tensor:
 class _Drawing:
     """Draws points of examples and has the model label them."""
 
-    def __init__(self, runner: Runner, examples: Examples) -> None:
-        self.runner, self.examples = runner, examples
+    def __init__(self, runner: Runner, examples: Examples, sharing: Sharing) -> None:
+        self.runner, self.examples, self.sharing = runner, examples, sharing
         self._active: NDArray[np.int64] | None = None  # those of the last round
         self._where = torch.empty(0)  # the same on the device
         self._group: Examples | None = None  # all of them, where they shared its passes
 
     def votes(self, active: NDArray[np.int64], first: int, ends: list[int]) -> Tensor:
         """Votes of the ``active`` examples [A] for samples ``first`` to ``ends``: int32 [A, K, L] on the device."""
-        runner, last = self.runner, ends[-1]
-        shape = (len(active), len(ends), runner.num_classes)
+        shape = (len(active), len(ends), self.runner.num_classes)
         votes = torch.zeros(shape, dtype=torch.int32, device=self.examples.x.device)
-        start = 0
-        while start < len(active):
+        if self.sharing.alone:
+            self._vote(active, votes, first, ends[-1], ends)
+        elif len(active) < FEW * self.sharing.size:
+            low, high = self.sharing.part(ends[-1] - first)
+            self._vote(active, votes, first + low, first + high, ends)
+        else:
+            low, high = self.sharing.part(len(active))
+            self._vote(active[low:high], votes[low:high], first, ends[-1], ends)
+        return self.sharing.add_(votes)
+
+    def _vote(self, active: NDArray[np.int64], votes: Tensor, first: int, last: int, ends: list[int]) -> None:
+        """Add the votes of samples ``first`` to ``last`` of the ``active`` examples."""
+        runner, start = self.runner, 0
+        while start < len(active) and first < last:
             group = _group(len(active) - start, last - first, runner.chunk.rows)
             tally = votes[start : start + group] if group < len(active) else votes
-            if not self._cast(self._taken(active, start, group), tally, first, ends):
+            if not self._cast(self._taken(active, start, group), tally, first, last, ends):
                 continue
             start += group
-            # A model that returns NaN mostly does so at once, and may take long.
+            # A model that returns NaN mostly does so at once, and may take long. Processes find out together, later.
             long = last - first > LONG * runner.chunk.rows
-            if start < len(active) and (long or (start == group and first == 0)):
+            if self.sharing.alone and start < len(active) and (long or (start == group and first == 0)):
                 _check_cast(fetch(tally), last - first, active[start - group : start])
-        return votes
 
     def _taken(self, active: NDArray[np.int64], start: int, group: int) -> Examples:
         """``group`` of the active examples from ``start`` on; kept while all of them share their passes."""
@@ -121,11 +137,11 @@ class _Drawing:
             self._group = self.examples.take(self._where)
         return self._group
 
-    def _cast(self, some: Examples, votes: Tensor, first: int, ends: list[int]) -> bool:
-        """Samples ``first`` to ``ends`` of ``some``; False where there was no memory for so many at a time."""
+    def _cast(self, some: Examples, votes: Tensor, first: int, last: int, ends: list[int]) -> bool:
+        """Samples ``first`` to ``last`` of ``some``; False where there was no memory for so many at a time."""
         runner, group, done = self.runner, len(some), first
-        while done < ends[-1]:
-            take = _piece(ends[-1] - done, runner.chunk.rows // group)
+        while done < last:
+            take = _piece(last - done, runner.chunk.rows // group)
             try:
                 out, points = runner.points(group, take, some.x.shape[1:], some.x.device)
                 some.fill(out, done)
