@@ -57,6 +57,7 @@ def test_every_page_with_python_is_run() -> None:
         "certificates.md",
         "data.md",
         "evaluation.md",
+        "scaling.md",
         "statistics.md",
         "training.md",
         "voting.md",
@@ -88,6 +89,22 @@ def test_certificates(namespace: dict[str, Any]) -> None:
     run(certified, namespace)
     assert namespace["right"].float().mean() > 0.8
     assert (namespace["proven"].radius > 0.1).float().mean() > 0.5
+
+
+def test_scaling(namespace: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "0",
+        "RANK": "0",
+        "WORLD_SIZE": "1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    (shared,) = blocks("scaling.md")
+    try:
+        run(shared, namespace)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert len(namespace["votes"]) == 5
 
 
 def test_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

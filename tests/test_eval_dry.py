@@ -11,6 +11,7 @@ from rcfast.eval import build, cli
 from rcfast.eval.evaluation import prepare
 from rcfast.eval.run.attack import Case, make, settings
 from rcfast.eval.run.context import Context
+from rcfast.eval.run.dry import Job, makespan
 from rcfast.eval.run.pace import Pace
 from rcfast.eval.run.progress import Progress
 from rcfast.eval.run.store import Store, StoreError, digest
@@ -130,3 +131,20 @@ def test_the_time_of_an_attack_is_what_it_took_before_or_grows_with_its_budget(t
     pace = Pace(0.0005, 0.001, {digest([case.attack, settings(make(cut.config, case, cut.device))]): 7.0})
     assert pace.attack(cut, case) == 7.0
     assert pace.attack(full, case) == guesses[1]
+
+
+def test_jobs_are_shared_as_they_become_ready() -> None:
+    """By hand: one process takes the sum; two wait for what the others need."""
+    jobs = [Job(4), Job(1), Job(2, (1,)), Job(3, (0, 2)), Job(5)]
+    assert makespan(jobs, 1) == 15
+    assert makespan(jobs, 2) == 8  # 0 | 1, 2, and from 3 on 4; from 4 on 3
+    assert makespan(jobs, 5) == 7
+    assert makespan([], 3) == 0
+
+
+def test_a_dry_run_guesses_for_many_processes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--dry-run", "--out", str(tmp_path / "out"), "--only", "table2"]
+    assert cli.main([*arguments, "--processes", "8"]) == cli.DONE
+    assert "by 8 processes, each as fast as this one, about" in capsys.readouterr().out
+    assert cli.main(arguments) == cli.DONE
+    assert "processes" not in capsys.readouterr().out

@@ -33,6 +33,7 @@ examples
   python -m rcfast.eval                                        digits, four defences, into ./{DEFAULT_OUT}
   python -m rcfast.eval --preset cpu --root DATA --out mnist   MNIST on a laptop
   python -m rcfast.eval --only table4,figure8 --dry-run        what these would take
+  torchrun --nproc-per-node=2 -m rcfast.eval                   shared by two processes, with the same results
   python -m rcfast.eval --defence mymodule:make                a defence of your own beside the four
   python -m rcfast.eval --dataset mine.npz --model net:make    your data, your trained network
 """
@@ -79,6 +80,13 @@ def parser() -> argparse.ArgumentParser:
         "--dry-run",
         action="store_true",
         help="say what would be done, what is there already, and how long it takes",
+    )
+    add(
+        "--processes",
+        type=int,
+        metavar="N",
+        default=int(os.environ.get("WORLD_SIZE", "1")),
+        help="with --dry-run: also how long N processes would take (docs/scaling.md)",
     )
     add("--quiet", action="store_true", help="say nothing but errors")
     return made
@@ -178,7 +186,8 @@ def _run(arguments: argparse.Namespace, config: Config, wanted: Sequence[str]) -
     progress = Progress("quiet" if arguments.quiet else "auto")
     out = Path(arguments.out)
     if arguments.dry_run:
-        print(evaluation.describe(config, out, wanted))
+        if _leads():
+            print(evaluation.describe(config, out, wanted, processes=arguments.processes))
         return DONE
     if _leads():
         progress.print(f"rcfast.eval: {config.data.name}, preset {config.preset}, into {out}")

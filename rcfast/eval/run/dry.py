@@ -1,5 +1,6 @@
 """What `--dry-run` says: the stages, what is there already, and about how long the rest takes."""
 
+import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -31,14 +32,27 @@ class Row:
             self.seconds += seconds
 
 
-def describe(ctx: Context, outputs: Sequence[str], plan: Callable[[Context], list[Unit]]) -> str:
-    """Return the text of a dry run; nothing is written. plan: the units of the outputs. Raises ConfigError."""
+@dataclass(frozen=True)
+class Job:
+    """A missing unit: its guess of seconds, and the jobs, by their place in the plan, that must be done before."""
+
+    seconds: float
+    needs: tuple[int, ...] = ()
+
+
+def describe(
+    ctx: Context, outputs: Sequence[str], plan: Callable[[Context], list[Unit]], *, processes: int = 1
+) -> str:
+    """Return the text of a dry run; nothing is written. plan: the units of the outputs. Raises ConfigError.
+
+    processes: also how long that many would take, each as fast as this one.
+    """
     make, _, given = builder(ctx)
     network, config = given or make(), ctx.config
     network = network.to(ctx.device)
     backward = backward_seconds(network, ctx, Recipe().dtype(ctx.device))
     forward = forward_seconds(Voter(network, config.vote.dtype), ctx)
-    rows = count(ctx, plan, Pace(forward, backward, remembered(ctx.store)))
+    rows, jobs = count(ctx, plan, Pace(forward, backward, remembered(ctx.store)))
     lines = [
         f"{config.data.name} ({len(ctx.dataset.train)} / {len(ctx.dataset.validation)} / "
         f"{len(ctx.dataset.test)} examples), preset {config.preset}, into {ctx.out}",
@@ -52,22 +66,47 @@ def describe(ctx: Context, outputs: Sequence[str], plan: Callable[[Context], lis
     lines.append(
         f"in all about {duration(total)} on {ctx.device} (a guess from the speed of the network here)"
     )
+    if processes > 1:
+        shared = makespan(jobs, processes) + rows[-1].seconds
+        lines.append(f"by {processes} processes, each as fast as this one, about {duration(shared)}")
     return "\n".join(lines)
 
 
-def count(ctx: Context, plan: Callable[[Context], list[Unit]], pace: Pace) -> list[Row]:
-    """Return one row for each stage: what is missing, and what depends on something that is missing."""
+def makespan(jobs: Sequence[Job], processes: int) -> float:
+    """Return the seconds in which processes finish the jobs, each taking the first one whose needs are met."""
+    left, now = dict(enumerate(jobs)), 0.0
+    running: list[tuple[float, int]] = []
+    open_ = set(left)
+    while open_:
+        ready = (index for index, job in left.items() if open_.isdisjoint(job.needs))
+        index = next(ready, None) if len(running) < processes else None
+        if index is not None:
+            heapq.heappush(running, (now + left.pop(index).seconds, index))
+            continue
+        now, done = heapq.heappop(running)
+        open_.discard(done)
+    return now
+
+
+def count(ctx: Context, plan: Callable[[Context], list[Unit]], pace: Pace) -> tuple[list[Row], list[Job]]:
+    """Return one row for each stage, and the jobs: what is missing, and what depends on something that is missing."""
     units = plan(ctx)
     if settled(ctx, units):
         units = plan(ctx)
     rows = {name: Row(name) for name in STAGES}
     there: dict[Unit, bool] = {}
+    place: dict[Unit, int] = {}
+    jobs: list[Job] = []
     for unit in units:
-        there[unit] = all(there[needed] for needed in unit.needs(ctx)) and ctx.find(unit) is not None
-        row = rows.setdefault(unit.stage, Row(unit.stage))
-        row.add(found=there[unit], seconds=0.0 if there[unit] else unit.seconds(ctx, pace))
+        needs = list(unit.needs(ctx))
+        there[unit] = all(there[needed] for needed in needs) and ctx.find(unit) is not None
+        seconds = 0.0 if there[unit] else unit.seconds(ctx, pace)
+        rows.setdefault(unit.stage, Row(unit.stage)).add(found=there[unit], seconds=seconds)
+        if not there[unit]:
+            place[unit] = len(jobs)
+            jobs.append(Job(seconds, tuple(place[needed] for needed in needs if needed in place)))
     done = all(there.values()) and any((ctx.store.root / "store" / "draw").glob("*.json"))
-    return [*rows.values(), Row("draw", 1) if done else Row("draw", 1, 1, DRAWING)]
+    return [*rows.values(), Row("draw", 1) if done else Row("draw", 1, 1, DRAWING)], jobs
 
 
 def settled(ctx: Context, units: Sequence[Unit]) -> bool:
