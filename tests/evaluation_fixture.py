@@ -184,6 +184,34 @@ def make(
                 for name in ("T-CW-L2", "T-CW-L0", "T-CW-Linf")
             },
         },
+        "checks": [
+            {
+                "check": name,
+                "about": about,
+                "verdict": verdict,
+                "measured": measured,
+                "why": "An attack that stands still says nothing.",
+                "advice": "Attack a differentiable stand-in.",
+                "numbers": {"share": 0.5},
+            }
+            for name, about, verdict, measured in (
+                ("gradients", "Distillation", "fail", "93 of 100 benign examples have a gradient of zero"),
+                ("gradients", "Point-based", "pass", "0 of 100 benign examples have a gradient of zero"),
+                (
+                    "gradients",
+                    "T-FGSM on Point-based",
+                    "pass",
+                    "0.0% of 100 gradients are zero or not finite",
+                ),
+                ("attacked itself", "Region-based", "fail", "transferred examples only"),
+                (
+                    "white-box beats black-box",
+                    "Region-based",
+                    "not applicable",
+                    "no black-box attack was run",
+                ),
+            )
+        ],
         "grids": {},
     }
     if folder is not None:

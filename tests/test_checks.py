@@ -290,7 +290,7 @@ def test_transfer_alone_is_caught() -> None:
     assert fails(checks.attacked_itself("it", weak, None))
     assert not fails(checks.attacked_itself("it", weak, strong))
     assert fails(checks.attacked_itself("it", strong, weak))  # its own attack is worse than none
-    assert not fails(checks.attacked_itself("it", np.ones(20, bool), None))  # broken is broken
+    assert fails(checks.attacked_itself("it", np.ones(20, bool), None))  # a direct attack may need less noise
 
 
 def test_black_box_attacks_that_do_better_are_caught() -> None:

@@ -55,6 +55,7 @@ def test_every_page_with_python_is_run() -> None:
     assert pages == {
         "attacks.md",
         "certificates.md",
+        "checks.md",
         "data.md",
         "evaluation.md",
         "scaling.md",
@@ -137,6 +138,12 @@ def test_attacks(namespace: dict[str, Any]) -> None:
     assert result.success.any()
     fooled = model(result.adversarial).argmax(1) == namespace["targets"]
     assert fooled[result.success].all()
+
+
+def test_checks(namespace: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = blocks("checks.md")
+    run(block, namespace)
+    assert capsys.readouterr().out.count("Check(") == 3 + 5
 
 
 def test_statistics(capsys: pytest.CaptureFixture[str]) -> None:

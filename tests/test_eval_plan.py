@@ -73,7 +73,7 @@ def test_what_is_needed_comes_first_and_nothing_twice(tmp_path: Path) -> None:
     for unit in planned.units:
         assert all(place[needed] < place[unit] for needed in unit.needs(planned.ctx)), unit
     stages = [unit.stage for unit in planned.units]
-    assert stages == sorted(stages, key=["train", "attack", "vote"].index)
+    assert stages == sorted(stages, key=["train", "attack", "vote", "check"].index)
 
 
 def test_only_is_checked() -> None:

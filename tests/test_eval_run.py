@@ -35,6 +35,7 @@ SMALL = [
     "attacks.settings.T-FGSM={steps=16, refine=2}",
     "attacks.settings.T-CW-L2={searches=2, iterations=20}",
     "attacks.confidence_settings={searches=2, iterations=20}",
+    "checks.examples=2",
 ]
 MINE = '''
 import torch
@@ -117,12 +118,12 @@ def results(whole: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_a_run_leaves_every_file(whole: Path) -> None:
     for output in NAMES:
-        folder = "tables" if output.startswith("table") else "figures"
+        folder = "figures" if output.startswith("figure") else "tables"
         endings = ("csv", "json", "md", "tex") if folder == "tables" else ("csv", "json", "png", "svg")
         for ending in endings:
             assert (whole / folder / f"{output}.{ending}").stat().st_size > 20, output
     assert b"</html>" in (whole / "report.html").read_bytes()
-    assert set(stages(whole)) == {"train", "attack", "vote", "tabulate", "draw"}
+    assert set(stages(whole)) == {"train", "attack", "vote", "check", "tabulate", "draw"}
     assert not any(stages(whole).values())
 
 

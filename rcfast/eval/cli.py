@@ -17,7 +17,7 @@ from rcfast.eval.run.settings import build
 from rcfast.eval.run.store import StoreError
 from rcfast.eval.run.team import Ended
 
-DONE, FAILED, BAD_ARGUMENTS, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, BAD_ARGUMENTS, UNTRUSTED, INTERRUPTED = 0, 1, 2, 3, 130
 DEFAULT_OUT = "rcfast-report"
 
 EPILOG = f"""\
@@ -27,7 +27,7 @@ stages     train (networks, length r), attack, vote, tabulate, draw. Each is kep
 presets    quick: digits, minutes. cpu: MNIST, under an hour on two cores. paper: as published, for a GPU.
            Any value: --set protocol.examples=50 --set 'vote.seeds=[0,1,2,3]'. See rcfast/eval/presets/.
 outputs    {", ".join(outputs.NAMES)}
-exit codes 0 done, 1 failed, 2 bad arguments, 130 interrupted
+exit codes 0 done, 1 failed, 2 bad arguments, 3 a check failed (--strict), 130 interrupted
 
 examples
   python -m rcfast.eval                                        digits, four defences, into ./{DEFAULT_OUT}
@@ -88,6 +88,7 @@ def parser() -> argparse.ArgumentParser:
         default=int(os.environ.get("WORLD_SIZE", "1")),
         help="with --dry-run: also how long N processes would take (docs/scaling.md)",
     )
+    add("--strict", action="store_true", help="make the checks, and end with exit code 3 where one fails")
     add("--quiet", action="store_true", help="say nothing but errors")
     return made
 
@@ -137,6 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 if arguments.outputs:
                     load_module(arguments.outputs, option="--outputs")
                 wanted = parse_only(arguments.only)
+                if arguments.strict and "checks" not in wanted:
+                    wanted = (*wanted, "checks")
         except SystemExit as stop:
             return stop.code if isinstance(stop.code, int) else BAD_ARGUMENTS
         except ConfigError as error:
@@ -181,6 +184,7 @@ def _fail(message: str, code: int) -> int:
 def _run(arguments: argparse.Namespace, config: Config, wanted: Sequence[str]) -> int:
     # After the arguments are known to be good: torch takes seconds.
     from rcfast.eval import evaluation
+    from rcfast.eval.outputs.checks import failures
     from rcfast.eval.report import ending
 
     progress = Progress("quiet" if arguments.quiet else "auto")
@@ -194,4 +198,9 @@ def _run(arguments: argparse.Namespace, config: Config, wanted: Sequence[str]) -
     results = evaluation.evaluate(config, out, outputs=wanted, progress=progress)
     if not arguments.quiet and _leads():
         print(f"\n{ending(results, out / 'report.html')}", end="")
+    failed = failures(results) if arguments.strict else []
+    if failed:
+        named = ", ".join(dict.fromkeys(record["check"] for record in failed))
+        said = f"--strict: {len(failed)} checks failed: {named}"
+        return _fail(said if _leads() else "", UNTRUSTED)
     return DONE

@@ -221,4 +221,5 @@ class Results(TypedDict):
     histograms: NotRequired[Histograms]
     certified: NotRequired[list[CertifiedCase]]
     grids: dict[str, Grid]  # "figure1", "figure5", "figure9"
+    checks: NotRequired[list[dict[str, Any]]]  # records of rcfast.eval.checks.Check
     stages: NotRequired[list[StageTime]]  # not part of results.json

@@ -32,6 +32,7 @@ NAMES = (
     *("table2", "table3", "table4", "table5", "table6"),
     *("figure1", "figure2", "figure4", "figure5", "figure6", "figure7", "figure8", "figure9"),
     *("certified", "radii"),
+    "checks",
 )
 _registered: dict[str, Output] = {}
 

@@ -36,7 +36,8 @@ def json_text(document: object) -> str:
 
 def markdown(table: Table) -> str:
     """The table for GitHub and friends; the first column is left, all others right aligned."""
-    lines = [f"## {table.name.replace('table', 'Table ')}. {table.title}", ""]
+    number = f"{table.name.replace('table', 'Table ')}. " if table.name.startswith("table") else ""
+    lines = [f"## {number}{table.title}", ""]
     lines.append("| " + " | ".join(map(escape_markdown, table.header)) + " |")
     lines.append(
         "|" + "|".join(":---" if i < table.named else "---:" for i in range(len(table.header))) + "|"

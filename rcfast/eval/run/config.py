@@ -94,6 +94,11 @@ class Attacks:
 
 
 @dataclass(frozen=True)
+class Checks:
+    examples: int = 10  # drawn examples on which attacks are observed and given twice the budget; 0 = none
+
+
+@dataclass(frozen=True)
 class Certify:
     # KIND:SIZE of what is certified: cube, clamp, gaussian, laplace, l2ball or l1ball; SIZE r = the run's length
     regions: list[str] = field(default_factory=list)
@@ -126,6 +131,7 @@ class Config:
     protocol: Protocol = field(default_factory=Protocol)
     attacks: Attacks = field(default_factory=Attacks)
     certify: Certify = field(default_factory=Certify)
+    checks: Checks = field(default_factory=Checks)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain, JSON-able values."""

@@ -6,3 +6,4 @@ EXAMPLES = 2  # which examples are drawn
 ATTACK = 3  # what an attack finds with the same settings
 LABELS = 2  # the vote
 CERTIFICATE = 1  # bounds and theorems
+CHECKS = 1  # what the checks observe

@@ -1,0 +1,119 @@
+"""From finished units to checks: which question is put to which network, attack and defence."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from rcfast.eval import checks
+from rcfast.eval.checks import Check
+from rcfast.eval.outputs import envelope
+from rcfast.eval.outputs.attack_rows import candidates, confident, plain
+from rcfast.eval.outputs.outcomes import Attempt, attempts
+from rcfast.eval.outputs.records import label
+from rcfast.eval.outputs.worst import all_labels
+from rcfast.eval.run import attack
+from rcfast.eval.run.attack import Case
+from rcfast.eval.run.context import Context
+from rcfast.eval.run.defences import Measured
+from rcfast.eval.run.diagnosis import ExaminedNetwork, TracedAttack, has_iterations, noisy
+from rcfast.eval.run.examples import examples
+from rcfast.eval.run.judges import judges, networks
+from rcfast.eval.run.protocol import Candidates
+
+
+def budgets(ctx: Context, case: Case) -> tuple[int, ...]:
+    """Return by what the iterations of an attack are multiplied when it is observed."""
+    return (1, 2) if has_iterations(ctx, case) else (1,)
+
+
+def made(ctx: Context) -> Iterator[Check]:
+    """Yield all checks of a run: of the networks, of the attacks on them, of the defences."""
+    for network in networks(ctx):
+        yield from checks.flags(label(network), ExaminedNetwork(network).result(ctx))
+        yield _unbounded(ctx, network)
+        if ctx.config.checks.examples:
+            for case in plain(ctx, network):
+                yield from _observed(ctx, case)
+    for own in judges(ctx):
+        yield from _confidence(ctx, own)
+        if ctx.config.checks.examples:
+            yield from (_random(ctx, own, case) for case in plain(ctx, own.attacked))
+        yield from _judged(ctx, own)
+
+
+def _unbounded(ctx: Context, network: str) -> Check:
+    """Whether each example is broken by some attack on the network itself."""
+    broken = [
+        np.concatenate([ctx.arrays(part)["success"].any(1) for part in attack.parts(ctx, case, "drawn")])
+        for case in plain(ctx, network)
+    ]
+    empty = np.zeros((0, examples(ctx).drawn), bool)
+    return checks.unbounded(label(network), np.stack(broken) if broken else empty)
+
+
+def _observed(ctx: Context, case: Case) -> Iterator[Check]:
+    about, found = f"{case.attack} on {label(case.network)}", TracedAttack(case).result(ctx)
+    yield checks.gradients(about, found)
+    yield checks.silent_success(about, found)
+    yield checks.still_moving(about, found)
+    if len(found) and 2 in budgets(ctx, case):
+        yield checks.budget(about, found.returned, TracedAttack(case, 2).result(ctx).returned)
+
+
+def _confidence(ctx: Context, own: Measured) -> Iterator[Check]:
+    """Whether success rises with k, by the first vote seed."""
+    cases = confident(ctx, own.attacked)
+    if len(cases) > 1:
+        success = [_targeted(candidates(ctx, own, case)) for case in cases]
+        about = f"T-CW-L2 against {label(own.name)}"
+        yield checks.rises(about, [case.confidence for case in cases], np.stack(success))
+
+
+def _targeted(found: Candidates) -> np.ndarray:
+    """Which targets [N,T] are reached, by the first vote seed."""
+    return np.asarray(found.success & (found.said[0] == found.targets))
+
+
+def _random(ctx: Context, own: Measured, case: Case) -> Check:
+    """Adversarial noise beside random noise of its size: any wrong label counts, by the first vote seed."""
+    unit, found = noisy(ctx, own, case), candidates(ctx, own, case)
+    rows, truth = slice(0, unit.stop), examples(ctx).y[: unit.stop, None]
+    said, there = ctx.arrays(unit)["said"].reshape(found.success[rows].shape), found.success[rows]
+    about = f"{case.attack} against {label(own.name)}"
+    return checks.better_than_random(about, there & (found.said[0, rows] != truth), there & (said != truth))
+
+
+def _judged(ctx: Context, own: Measured) -> Iterator[Check]:
+    """What a defence says again and again, and by whom it was attacked."""
+    about = label(own.name)
+    found = [candidates(ctx, own, case) for case in plain(ctx, own.attacked)]
+    if not found:
+        return
+    chosen = np.stack(
+        [_chosen(one, examples(ctx).y[: examples(ctx).drawn]) for one in found], axis=2
+    )  # [S,N,A]
+    if own.random:
+        said = np.concatenate([one.said.reshape(len(own.seeds), -1) for one in found], axis=1)
+        yield checks.stable_predictions(about, said)
+        yield checks.judged_by_unseen(about, chosen[0], chosen[1:])
+    if own.attacked != own.name:
+        made = [attempt for attempt in attempts(ctx, all_labels(ctx)) if attempt[0].name == own.name]
+        direct = [attempt for attempt in made if attempt[1][0].case.network == own.name]
+        transferred = [attempt for attempt in made if attempt not in direct]
+        broken = _broken(ctx, own, direct) if direct else None
+        yield checks.attacked_itself(about, _broken(ctx, own, transferred), broken)
+    yield checks.white_beats_black(about, chosen[0].any(1), None)
+
+
+def _broken(ctx: Context, own: Measured, made: Sequence[Attempt]) -> np.ndarray:
+    """Whether the best of some attacks breaks each example, by the votes that judge: bool [N,J]."""
+    return envelope.broken(envelope.tried(ctx, own, made), "L2", np.array([np.inf]))[..., 0]
+
+
+def _chosen(found: Candidates, truth: np.ndarray) -> np.ndarray:
+    """Success [S,N] (any wrong label) by every vote seed of the least noisy candidate that the first seed accepts."""
+    wins = found.success & (found.said != truth[None, :, None])
+    pick = np.where(wins[0], found.noise, np.inf).argmin(1)
+    return np.asarray(np.take_along_axis(wins, pick[None, :, None], 2)[..., 0] & wins[0].any(1))

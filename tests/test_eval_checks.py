@@ -1,0 +1,143 @@
+"""The checks of a run: made, shown, in the data, and an exit code with --strict; planted failures are caught."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from evaluation_fixture import make
+
+from rcfast.eval import cli, outputs
+from rcfast.eval.evaluation import plan, prepare
+from rcfast.eval.outputs.checks import failures
+from rcfast.eval.report import ending
+from rcfast.eval.run.diagnosis import ExaminedNetwork, NoisyLabels, TracedAttack
+from rcfast.eval.run.progress import Progress
+from rcfast.eval.run.settings import build
+from rcfast.eval.run.store import Store
+
+SETTINGS = [
+    "train.point.epochs=4",
+    "protocol.examples=6",
+    'defences=["point"]',
+    'attacks.names=["T-JSMA","T-FGSM","DeepFool"]',
+    "attacks.settings.T-FGSM={steps=16, refine=2}",
+    "checks.examples=4",
+]
+MASKED = '''
+import torch
+from torch import nn
+
+
+class Masked(nn.Module):
+    """Rounds, which hides the gradient."""
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, x):
+        return self.network((x * 8).round() / 8)
+
+
+class Defence:
+    name = "masked"
+
+    def __init__(self, network):
+        self.model = Masked(network).eval()
+
+    def label(self, x):
+        return self.model(x).argmax(1)
+
+
+def make(model, dataset):
+    return Defence(model)
+'''
+
+
+def arguments(out: Path, *more: str, settings: list[str] = SETTINGS) -> list[str]:
+    return ["--out", str(out), "--quiet", *(item for text in settings for item in ("--set", text)), *more]
+
+
+def records(out: Path) -> list[dict[str, Any]]:
+    return json.loads((out / "results.json").read_text())["checks"]
+
+
+def test_an_honest_run_passes_and_a_masked_defence_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    assert cli.main(arguments(out, "--only", "checks", "--strict")) == cli.DONE, capsys.readouterr().err
+    honest = records(out)
+    assert {r["verdict"] for r in honest} == {"pass", "not applicable"}
+    asked = {r["check"] for r in honest}
+    assert {"gradients", "silent success", "unbounded attacks", "better than random noise"} <= asked
+    assert {"twice the budget", "loss at the end of the budget", "outputs are logits"} <= asked
+    page = (out / "report.html").read_text()
+    assert '<article id="checks">' in page
+    assert "0 fail" in page
+
+    (tmp_path / "masked.py").write_text(MASKED)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delitem(sys.modules, "masked", raising=False)
+    with_masked = arguments(out, "--only", "table2", "--defence", "masked:make", "--strict")
+    assert cli.main(with_masked) == cli.UNTRUSTED
+    assert "checks failed: gradients" in capsys.readouterr().err
+    failed = [r for r in records(out) if r["verdict"] == "fail"]
+    assert {r["about"] for r in failed} >= {"masked", "T-FGSM on masked", "DeepFool on masked"}
+    assert all("masked" in r["about"] for r in failed)
+    assert cli.main(arguments(out, "--only", "table2", "--defence", "masked:make")) == cli.DONE  # not strict
+
+
+def test_a_vote_that_met_transferred_examples_only_is_not_trusted(tmp_path: Path) -> None:
+    settings = [*SETTINGS, 'defences=["point","region"]', "length.r=0.1", "vote.m=50", "checks.examples=0"]
+    assert cli.main(arguments(tmp_path, "--only", "checks", "--strict", settings=settings)) == cli.UNTRUSTED
+    of_vote = {r["check"]: r for r in records(tmp_path) if r["about"] == "Region-based"}
+    assert of_vote["attacked itself"]["verdict"] == "fail"
+    assert of_vote["judged by unseen votes"]["verdict"] == "pass"
+    assert "2 fresh seeds" in of_vote["judged by unseen votes"]["measured"]
+    assert of_vote["stable predictions"]["verdict"] == "pass"
+
+
+def test_what_is_planned_for_the_checks(tmp_path: Path) -> None:
+    def units(*settings: str) -> list[Any]:
+        config = build("quick", settings=[*SETTINGS, *settings])
+        chosen = [outputs.get("checks")]
+        ctx = prepare(config, tmp_path, chosen, Store(tmp_path, readonly=True), Progress("quiet"))
+        return plan(ctx, chosen)
+
+    every = units()
+    traced = [unit for unit in every if isinstance(unit, TracedAttack)]
+    assert sorted((unit.case.attack, unit.times) for unit in traced) == [
+        ("DeepFool", 1),
+        ("DeepFool", 2),
+        ("T-FGSM", 1),
+        ("T-JSMA", 1),
+    ]
+    noisy = [unit for unit in every if isinstance(unit, NoisyLabels)]
+    assert [(unit.judge, unit.made.start, unit.stop) for unit in noisy] == [("point", 0, 4)] * 3
+    none = units("checks.examples=0")
+    assert not [unit for unit in none if isinstance(unit, TracedAttack | NoisyLabels)]
+    assert [unit for unit in none if isinstance(unit, ExaminedNetwork)]
+
+
+def test_failures_are_told_in_the_report_and_at_the_end() -> None:
+    results = make()
+    assert [r["check"] for r in failures(results)] == ["gradients", "attacked itself"]
+    said = ending(results)
+    assert "Checks: 2 pass, 2 fail, 1 do not apply" in said
+    assert "gradients (Distillation): 93 of 100" in said
+    own = outputs.get("checks")
+    table = own.build(results, Path())
+    assert table is not None
+    assert [row[:3] for row in table.rows] == [
+        ("gradients", "Distillation", "fail"),
+        ("attacked itself", "Region-based", "fail"),
+        ("gradients", "2 others", "pass"),
+        ("white-box beats black-box", "1 asked", "not applicable"),
+    ]
+    assert [finding.tone for finding in own.findings(results)] == ["bad", "bad", "plain"]
+    results["checks"] = []
+    assert own.build(results, Path()) is None
+    assert not own.summary(results)
