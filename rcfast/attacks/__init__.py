@@ -11,6 +11,8 @@ from rcfast.attacks.fgsm import FGSM
 from rcfast.attacks.igsm import IGSM
 from rcfast.attacks.jsma import JSMA
 from rcfast.attacks.judging import Judgement, judge
+from rcfast.attacks.optmargin import OptMargin
+from rcfast.attacks.regioncw import RegionCW
 from rcfast.attacks.registry import ATTACKS, CONFIDENCES, get
 from rcfast.attacks.result import AttackResult, Noise
 
@@ -30,6 +32,8 @@ __all__ = [
     "DeepFool",
     "Judgement",
     "Noise",
+    "OptMargin",
+    "RegionCW",
     "Smallest",
     "Untargeted",
     "get",

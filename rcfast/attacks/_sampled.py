@@ -19,10 +19,10 @@ from torch import Tensor
 
 from rcfast import ops
 from rcfast.attacks._passes import channels_last
-from rcfast.attacks.base import Attack, AttackedModel, margin, per_row
+from rcfast.attacks.base import Attack, AttackedModel, margin, network_of, per_row
 from rcfast.classifier import RegionClassifier, Votes
-from rcfast.regions import check_int, content_ids
-from rcfast.running import floating_dtype, plain
+from rcfast.regions import Region, check_int, content_ids
+from rcfast.running import plain
 
 BISECTIONS = 22  # of a scale, to 2^-22 of it
 Loss = Callable[[Tensor, Tensor], Tensor]  # logits [g,k,L] of rows [g] int64 of the batch -> [g]
@@ -38,33 +38,13 @@ def example_ids(clean: Tensor, labels: Tensor) -> Tensor:
     return content_ids(clean) + (labels + 1) * -0x61C8864680B583EB  # wraps: distinct labels, distinct ids
 
 
-@dataclass(frozen=True)
-class _Cube:
-    """The hypercube of a vote: its points, and how they move with the example."""
-
-    r: float
-    clip: str
-
-    def fill(self, out: Tensor, x: Tensor, **address: Any) -> None:
-        ops.sample_hypercube_(out, x, self.r, clip=self.clip, **address)
-
-    def vjp(self, x: Tensor, points: Tensor, grad: Tensor, **address: Any) -> Tensor:
-        """The gradient in x [n,...] of anything whose gradient at the points [n,k,...] is ``grad``."""
-        if self.clip == "clamp":
-            return torch.where((points > 0) & (points < 1), grad, 0).sum(1)
-        # low + (high - low)·u: each end moves with x unless it is an end of [0,1]
-        low, high = (x - self.r).clamp(0, 1), (x + self.r).clamp(0, 1)
-        width = (high - low)[:, None]
-        share = torch.where(width > 0, (points - low[:, None]) / width, 0.5)
-        upper = (share * grad).sum(1)
-        return (x - self.r >= 0) * (grad.sum(1) - upper) + (x + self.r <= 1) * upper
-
-
 class Drawn(torch.autograd.Function):
     """Points [n,k,...] of the regions around x [n,...], differentiable in x with the random numbers held fixed."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, region: Any, samples: int, seed: int, ids: Tensor, first: int) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, region: Region, samples: int, seed: int, ids: Tensor, first: int
+    ) -> Tensor:
         points = x.new_empty(len(x), samples, *x.shape[1:])
         region.fill(points, x, seed=seed, example_ids=ids, first_sample=first)
         ctx.save_for_backward(x, points, ids)
@@ -79,7 +59,7 @@ class Drawn(torch.autograd.Function):
         return grad, None, None, None, None, None
 
 
-def draw(x: Tensor, region: Any, samples: int, *, seed: int, ids: Tensor, first: int = 0) -> Tensor:
+def draw(x: Tensor, region: Region, samples: int, *, seed: int, ids: Tensor, first: int = 0) -> Tensor:
     """Points ``first`` and following [n,samples,...] of the regions around x [n,...] float32, with gradient in x."""
     points: Tensor = Drawn.apply(x.contiguous(), region, samples, seed, ids, first)
     return points
@@ -117,13 +97,12 @@ class Sampled:
 
     def __init__(self, model: AttackedModel, x: Tensor, labels: Tensor, *, seed: int) -> None:
         self.voter = model.model if isinstance(model.model, RegionClassifier) else None
+        self.point_model = plain(network_of(model.model))
         network = model
         if self.voter is not None:
             network = copy.copy(model)
-            network.model = plain(self.voter.model)
-            self.region = _Cube(self.voter.r, self.voter.clip)  # type: ignore[arg-type]
-        self.network = channels_last(network, x)
-        self.dtype = x.dtype if self.voter is None else floating_dtype(network.model)
+            network.model = self.point_model
+        self.network = channels_last(network, x if self.voter is None else x.to(torch.float32))
         self.ids = example_ids(x, labels)
         self.queries = model.queries
         self.seed = seed
@@ -143,7 +122,7 @@ class Sampled:
         if self.voter is None:
             return x[:, None]
         x = x.to(torch.float32)
-        return draw(x, self.region, samples, seed=self.key, ids=self.ids[rows], first=first)
+        return draw(x, self.voter.region, samples, seed=self.key, ids=self.ids[rows], first=first)
 
     def gradients(
         self, x: Tensor, rows: Tensor, loss: Loss, *, first: int, samples: int
@@ -160,7 +139,7 @@ class Sampled:
                 leaf = x[some].detach().requires_grad_(True)
                 points = self._points(leaf, rows[some], first, samples)
                 asked = rows[some].repeat_interleave(samples)
-                logits = self.network.logits(points.flatten(0, 1).to(self.dtype), asked)
+                logits = self.network.logits(points.flatten(0, 1), asked)
                 if not logits.requires_grad:
                     raise TypeError("model must be differentiable: its logits carry no gradient in x")
                 logits = logits.unflatten(0, (len(some), samples))
@@ -175,7 +154,7 @@ class Sampled:
         found = []
         for some in self._groups(len(x), samples):
             some = some.to(x.device)
-            points = self._points(x[some], rows[some], first, samples).flatten(0, 1).to(self.dtype)
+            points = self._points(x[some], rows[some], first, samples).flatten(0, 1)
             found.append(self.network.logits(points, rows[some].repeat_interleave(samples)))
         return torch.cat(found).unflatten(0, (len(x), samples))
 
