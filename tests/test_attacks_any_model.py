@@ -103,6 +103,19 @@ def test_slopes_that_are_nowhere_finite_are_said():
         DeepFool()(broken, x, predicted(broken, x))
 
 
+def test_slopes_that_become_infinite_during_the_attack_are_said():
+    model, seen = network(classes=5), []
+
+    def later(z):
+        seen.append(z)
+        hole = (z[:, :1] - z[:, :1].detach()).abs().sqrt() if len(seen) > 5 else 0
+        return model(z + hole)
+
+    x = inputs(4, 12)
+    with pytest.warns(RuntimeWarning, match="left out"):
+        IGSM()(later, x, wanted(IGSM(), predicted(model, x)))
+
+
 @pytest.mark.parametrize("attack", [JSMA(), JSMA(prune=True), DeepFool()], ids=repr)
 def test_a_compiled_model_gives_its_buffers_away(attack):
     model = network(classes=5)

@@ -40,6 +40,9 @@ def test_an_iteration_does_not_wait_for_the_device(attack):
     model, x = network(), inputs(6, 12)
     target = other_targets(predicted(model, x), 4)
     attacked = AttackedModel(model, num_classes=4, limit=6, queries=torch.zeros(6, dtype=torch.int64))
+    attacked.gradients(
+        x, torch.arange(6), lambda z: z.sum(1)
+    )  # the first call of an attack may look at its slopes
     state = attack._start(torch.arange(6), x, target)
     with torch.no_grad(), NoWaiting():
         for _ in range(3):

@@ -67,6 +67,7 @@ def roll(
     while len(state):
         finished = advance(state)
         leaving = finished.nonzero().flatten()
+        model.look()  # here, where a GPU is waited for anyway
         if not len(leaving):
             continue
         done = state.select(leaving)

@@ -92,6 +92,15 @@ def rounding(dtype: torch.dtype) -> float:
     return eps if eps > 1e-4 else 16 * eps
 
 
+@dataclass
+class _Slopes:
+    """What is known of slopes that are infinite or NaN, for all forms of a model in one batch."""
+
+    met: Tensor  # [1] bool: since the last look, while they were not expected
+    left_out: Tensor  # [1] bool: some was taken for 0 although it was expected
+    steep: bool | None = None  # whether they are expected; None before the first gradient
+
+
 class AttackedModel:
     """The attacked model during one batch: logits, gradients, and a count of the forward passes.
 
@@ -114,7 +123,7 @@ class AttackedModel:
         self.examples = examples
         self.model, self.num_classes, self.limit, self.queries = model, num_classes, limit, queries
         self._bar, self._done = bar, 0.0
-        self._steep: bool | None = None  # whether gradients may be infinite
+        self._slopes = _Slopes(*torch.zeros(2, 1, dtype=torch.bool, device=queries.device))
         self._once = False  # whether a graph serves for one backward pass only
 
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
@@ -139,22 +148,37 @@ class AttackedModel:
         """Logits [n,L] at x [n,...] and, for each loss (logits -> [n] or scalar), its gradient [n,...] in x.
 
         One forward pass, one backward pass for each loss. A slope that is infinite or NaN, as that of a root at 0,
-        is taken INSIDE the box instead; what still is not finite becomes 0, with a warning.
+        is taken INSIDE the box instead, once the first call or a later `look` has met one; else it becomes 0.
         """
         logits, grads = self._differentiate(x, rows, losses)
-        if self._steep is None:  # found out once, for each look waits for a GPU's work
-            self._steep = not all(bool(g.isfinite().all()) for g in grads)
-        if self._steep:
+        slopes = self._slopes
+        if (
+            slopes.steep is None
+        ):  # found out at the first call and in `look`: each time waits for a GPU's work
+            slopes.steep = not all(bool(g.isfinite().all()) for g in grads)
+        if slopes.steep:
             _, inner = self._differentiate(x.clamp(INSIDE, 1 - INSIDE), rows, losses)
             grads = [torch.where(g.isfinite(), g, other) for g, other in zip(grads, inner, strict=True)]
-            if not all(bool(g.isfinite().all()) for g in grads):
-                warnings.warn(
-                    "the gradient of the model is infinite or NaN in some coordinates, which are left out: "
-                    "the attack may be weaker than it looks",
-                    RuntimeWarning,
-                    stacklevel=2,
-                )
+        for g in grads:
+            (slopes.left_out if slopes.steep else slopes.met).logical_or_(~g.isfinite().all())
         return logits, [g.nan_to_num_(0.0, 0.0, 0.0) for g in grads]
+
+    def look(self) -> None:
+        """Finds out whether infinite slopes were met since the last look; waits for a GPU's work."""
+        slopes = self._slopes
+        if not slopes.steep and bool(slopes.met):
+            slopes.steep = True
+            slopes.met.zero_()
+
+    def warn(self) -> None:
+        """Warns of slopes that were taken for 0 in an attack that has ended."""
+        if bool(self._slopes.left_out | self._slopes.met):
+            warnings.warn(
+                "the gradient of the model is infinite or NaN in some coordinates, which are left out: "
+                "the attack may be weaker than it looks",
+                RuntimeWarning,
+                stacklevel=2,
+            )
 
     def _differentiate(
         self, x: Tensor, rows: Tensor, losses: Sequence[Callable[[Tensor], Tensor]]
@@ -308,6 +332,7 @@ class Attack(ABC):
                 )
                 adversarial[rows] = self._run(attacked, x[rows], labels[rows]).to(x.dtype)
                 queries[rows] += spent
+                attacked.warn()
                 attacked.progress(1.0)
         return self._judge(model, x, labels, adversarial, queries, limit=limit)
 
