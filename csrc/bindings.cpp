@@ -120,6 +120,45 @@ void judge(Address counts, Address opening, Address samples, Address decided, Ad
     rcfast::cpu::judge(args);
 }
 
+void vote_soft(Address totals, Address cast, Address logits, Address weights, int dtype, int64_t batch,
+               int64_t samples, int64_t labels, int mode, int threads, std::optional<Address> stream) {
+    const rcfast::VoteSoft args{pointer<int64_t>(totals),
+                                pointer<int32_t>(cast),
+                                pointer<const void>(logits),
+                                pointer<const int32_t>(weights),
+                                static_cast<rcfast::Dtype>(dtype),
+                                batch,
+                                samples,
+                                labels,
+                                static_cast<rcfast::Soft>(mode)};
+    const py::gil_scoped_release release;
+    if (!stream) return rcfast::cpu::vote_soft(args, threads);
+#if defined(RCFAST_CUDA)
+    rcfast::cuda::vote_soft(args, pointer<void>(*stream));
+#else
+    throw std::runtime_error("rcfast was built without CUDA");
+#endif
+}
+
+void distance(Address out, Address points, int dtype, Address x, int64_t batch, int64_t samples, int64_t n,
+              int64_t channels, int threads, std::optional<Address> stream) {
+    const rcfast::Distance args{pointer<float>(out),
+                                pointer<const void>(points),
+                                static_cast<rcfast::Dtype>(dtype),
+                                pointer<const float>(x),
+                                batch,
+                                samples,
+                                n,
+                                channels};
+    const py::gil_scoped_release release;
+    if (!stream) return rcfast::cpu::distance(args, threads);
+#if defined(RCFAST_CUDA)
+    rcfast::cuda::distance(args, pointer<void>(*stream));
+#else
+    throw std::runtime_error("rcfast was built without CUDA");
+#endif
+}
+
 void saliency_pair(Address out, Address a, Address b, Address free, Address workspace, int64_t batch,
                    int64_t n, bool down, int threads, std::optional<Address> stream) {
     const rcfast::SaliencyPair args{pointer<int64_t>(out),
@@ -197,6 +236,8 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
     m.def("sample_noise", &sample_noise);
     m.def("vote", &vote);
     m.def("judge", &judge);
+    m.def("vote_soft", &vote_soft);
+    m.def("distance", &distance);
     m.def("saliency_pair", &saliency_pair);
     m.def("conv3x3", &conv3x3);
     m.def("philox4x32_10", &philox4x32_10, py::arg("counter"), py::arg("key"));

@@ -82,6 +82,30 @@ struct Judge {
     double alpha;
 };
 
+// totals [batch, labels] += what every point of logits [batch, samples, labels] gives its labels, in units of
+// 2^-24: its softmax; the difference between its two greatest probabilities to the argmax; or its weight to
+// the argmax. cast [batch] += the rows without NaN, which alone give anything.
+enum class Soft : int { softmax = 0, margin = 1, weighted = 2 };
+struct VoteSoft {
+    int64_t* totals;
+    int32_t* cast;
+    const void* logits;
+    const int32_t* weights;  // [batch, samples], 0 to 2^24, or null
+    Dtype dtype;
+    int64_t batch, samples, labels;
+    Soft mode;
+};
+
+// out [batch, samples] <- the L2 distances of points [batch, samples, n], laid out as in SampleHypercube,
+// from x [batch, n].
+struct Distance {
+    float* out;
+    const void* points;
+    Dtype dtype;
+    const float* x;
+    int64_t batch, samples, n, channels;
+};
+
 // out [batch, 2] <- the pair of coordinates that JSMA's saliency map rates highest, (-1, -1) if none is
 // valid.
 struct SaliencyPair {
@@ -114,6 +138,8 @@ namespace cpu {
 void sample_hypercube(const SampleHypercube& args, int threads);
 void sample_noise(const SampleNoise& args, int threads);
 void vote(const Vote& args, int threads);
+void vote_soft(const VoteSoft& args, int threads);
+void distance(const Distance& args, int threads);
 void saliency_pair(const SaliencyPair& args, int threads);
 void conv3x3(const Conv3x3& args, int threads);
 void judge(const Judge& args);
@@ -129,6 +155,8 @@ namespace cuda {
 void sample_hypercube(const SampleHypercube& args, void* stream);
 void sample_noise(const SampleNoise& args, void* stream);
 void vote(const Vote& args, void* stream);
+void vote_soft(const VoteSoft& args, void* stream);
+void distance(const Distance& args, void* stream);
 void saliency_pair(const SaliencyPair& args, void* stream);
 }  // namespace cuda
 #endif

@@ -124,6 +124,53 @@ def judge(
     return counts, opening, samples, decided, stopped
 
 
+def exp_units(d: Tensor) -> Tensor:
+    """floor(e^d · 2^30) of float32 d <= 0 by correctly rounded operations in a fixed order: int64."""
+    d = torch.where(d > -24, d, -24.0)
+    k = (d * 1.44269504 + 12582912.0) - 12582912.0
+    r = (d + k * -0.693359375) + k * 2.12194440e-4
+    series = torch.full_like(d, 1 / 5040)
+    for power in (1 / 720, 1 / 120, 1 / 24, 1 / 6, 0.5, 1.0, 1.0):
+        series = series * r + torch.tensor(power, dtype=torch.float32)
+    return torch.ldexp(series, k + 30).to(torch.int64)
+
+
+def vote_soft(
+    totals: Tensor, cast: Tensor, logits: Tensor, *, mode: str, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """``totals`` [B, L] int64 and ``cast`` [B] int32 plus what ``logits`` [B, s, L] give, in units of 2^-24.
+
+    ``softmax``: each label its probability; ``margin``: the argmax the difference between the two greatest;
+    ``weighted``: the argmax ``weights`` [B, s]. A row with a NaN gives nothing and is not counted.
+    """
+    z = logits.to(torch.float32)
+    valid = ~z.isnan().any(-1)
+    greatest = z.amax(-1, keepdim=True)
+    units = torch.where(z == greatest, 1 << 30, exp_units((z - greatest).nan_to_num(neginf=-24.0)))
+    scale = (((1 << 24) - 8) / units.sum(-1, keepdim=True).to(torch.float64)).to(torch.float32)
+    shares = (units.to(torch.float32) * scale).to(torch.int64)
+    labels = z.shape[-1]
+    top = (
+        torch.where(z == greatest, torch.arange(labels, device=z.device), labels)
+        .amin(-1)
+        .clamp(max=labels - 1)
+    )
+    chosen = torch.nn.functional.one_hot(top, labels)
+    if mode == "margin":
+        second = torch.where(chosen.bool(), -1, shares).amax(-1)
+        shares = chosen * (shares.gather(-1, top[..., None])[..., 0] - second)[..., None]
+    if weights is not None:
+        shares = chosen * weights.to(torch.int64)[..., None]
+    given = torch.where(valid[..., None], shares, 0)
+    return totals + given.sum(1), cast + valid.sum(1, dtype=torch.int32)
+
+
+def distance(points: Tensor, x: Tensor) -> Tensor:
+    """The L2 distances of ``points`` [B, s, ...] from ``x`` [B, ...] float32: float32 [B, s]."""
+    moves = (points.to(torch.float32) - x[:, None]).flatten(2)
+    return point_sum(moves * moves).sqrt().to(torch.float32)
+
+
 def saliency_pair(a: Tensor, b: Tensor, free: Tensor, *, down: bool = False) -> Tensor:
     """The pair of coordinates that the saliency map of JSMA rates highest, (-1, -1) if none: int64 [B, 2].
 

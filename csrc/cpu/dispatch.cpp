@@ -77,6 +77,18 @@ void vote(const Vote& args, int threads) {
                  [&](int64_t begin, int64_t end) { table->vote(args, begin, end); });
 }
 
+void vote_soft(const VoteSoft& args, int threads) {
+    const KernelTable* table = current();
+    parallel_for(args.batch * args.samples, 8192 / (args.labels + 10) + 1, threads,
+                 [&](int64_t begin, int64_t end) { table->vote_soft(args, begin, end); });
+}
+
+void distance(const Distance& args, int threads) {
+    const KernelTable* table = current();
+    parallel_for(args.batch * args.samples, 32768 / (args.n + 1) + 1, threads,
+                 [&](int64_t begin, int64_t end) { table->distance(args, begin, end); });
+}
+
 void conv3x3(const Conv3x3& args, int threads) {
     const KernelTable* table = current();
     const int64_t height = args.height + 2 * args.padding - 2, width = args.width + 2 * args.padding - 2;

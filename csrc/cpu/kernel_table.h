@@ -9,6 +9,8 @@ struct KernelTable {
     void (*sample_hypercube)(const SampleHypercube&, int64_t begin, int64_t end);  // items of sample_items()
     void (*sample_noise)(const SampleNoise&, int64_t begin, int64_t end);  // the same; points for balls
     void (*vote)(const Vote&, int64_t begin, int64_t end);                 // rows, batch*samples of them
+    void (*vote_soft)(const VoteSoft&, int64_t begin, int64_t end);
+    void (*distance)(const Distance&, int64_t begin, int64_t end);  // points
     float (*best_partner_score)(float u_p, float v_p, const float* u, const float* v, int64_t count);
     void (*conv3x3)(const Conv3x3&, int64_t begin, int64_t end);  // items of conv3x3_items()
 };

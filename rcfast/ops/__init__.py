@@ -11,7 +11,7 @@ from .judging import GOES_ON, INCOMPLETE, STOPPED, judge_
 from .native import build_info
 from .saliency import saliency_pair
 from .sampling import sample_hypercube_, sample_noise_
-from .voting import MAX_SEGMENTS, vote_
+from .voting import MAX_SEGMENTS, UNITS, distance_, vote_, vote_soft_
 
 __all__ = [
     "CONV_FEW",
@@ -20,11 +20,14 @@ __all__ = [
     "INCOMPLETE",
     "MAX_SEGMENTS",
     "STOPPED",
+    "UNITS",
     "build_info",
     "conv3x3_",
+    "distance_",
     "judge_",
     "saliency_pair",
     "sample_hypercube_",
     "sample_noise_",
     "vote_",
+    "vote_soft_",
 ]

@@ -15,13 +15,13 @@ _ADDRESS = (
 )
 
 
-def _channels(out: Tensor) -> int:
-    """1 where the elements of a point lie in order, C where ``out`` [B, s, C, ...] is channels_last."""
-    if out.is_contiguous():
+def channels(name: str, points: Tensor) -> int:
+    """1 where the elements of a point lie in order, C where ``points`` [B, s, C, ...] is channels_last."""
+    if points.is_contiguous():
         return 1
-    if out.dim() > 3 and out.movedim(2, -1).is_contiguous():
-        return out.shape[2]
-    raise ValueError(f"out must be contiguous or channels_last, got strides {list(out.stride())}")
+    if points.dim() > 3 and points.movedim(2, -1).is_contiguous():
+        return points.shape[2]
+    raise ValueError(f"{name} must be contiguous or channels_last, got strides {list(points.stride())}")
 
 
 def _sample(kernel: str, out: Tensor, x: Tensor, size: float, size_each: Tensor | None, *rest: Any) -> None:
@@ -33,7 +33,7 @@ def _sample(kernel: str, out: Tensor, x: Tensor, size: float, size_each: Tensor 
     arguments = (
         *(out.data_ptr(), DTYPES[out.dtype], x.data_ptr(), size, address(size_each), example_ids.data_ptr()),
         *(seed, address(seed_tensor), first_sample, address(first_sample_tensor)),
-        *(out.shape[0], samples, n, _channels(out), *own),
+        *(out.shape[0], samples, n, channels("out", out), *own),
     )
     run(kernel, arguments, out)
 
@@ -94,7 +94,7 @@ def _checked(
     for label, tensor in tensors.items():
         if tensor is not None:
             check_device(label, tensor, out)
-    _channels(out)
+    channels("out", out)
     signed = seed - 2**64 if seed >= 2**63 else seed
     return (
         *(out, x.contiguous(), float(size), each, example_ids.contiguous()),

@@ -147,6 +147,48 @@ void voting(Dtype dtype, int64_t labels, int64_t samples, int segments) {
     check(cpu_counts == cuda_counts, "vote", labels, samples);
 }
 
+template <class T>
+void weighting(Dtype dtype, int64_t labels, int64_t samples) {
+    const int64_t batch = 2;
+    std::vector<T> logits(batch * samples * labels);
+    std::vector<int32_t> weights(batch * samples);
+    uint32_t state = 1;
+    const auto draw = [&] { return (state = state * 1664525u + 1013904223u) >> 8; };
+    for (T& z : logits) z = core::narrow<T>(static_cast<float>(draw() >> 18) / 8.0f - 4.0f);
+    for (int32_t& w : weights) w = static_cast<int32_t>(draw());
+    if constexpr (sizeof(T) == sizeof(float)) {
+        logits[labels] = NAN;
+        logits[1] = INFINITY;
+    }
+    for (const Soft mode : {Soft::softmax, Soft::margin, Soft::weighted}) {
+        std::vector<int64_t> cpu_totals(batch * labels, 3), cuda_totals = cpu_totals;
+        std::vector<int32_t> cpu_cast(batch, 7), cuda_cast = cpu_cast;
+        VoteSoft a{cpu_totals.data(), cpu_cast.data(), logits.data(), weights.data(), dtype, batch,
+                   samples,           labels,          mode};
+        cpu::vote_soft(a, 1);
+        a.totals = cuda_totals.data();
+        a.cast = cuda_cast.data();
+        cuda::vote_soft(a, nullptr);
+        check(cpu_totals == cuda_totals && cpu_cast == cuda_cast, "vote_soft", labels,
+              static_cast<int>(mode));
+    }
+}
+
+template <class T>
+void measuring(Dtype dtype, int64_t n, int64_t samples, int64_t channels) {
+    const int64_t batch = 2;
+    std::vector<float> x(batch * n), cpu_out(batch * samples), cuda_out(cpu_out.size());
+    std::vector<T> points(batch * samples * n);
+    for (size_t i = 0; i < x.size(); ++i) x[i] = std::fmod(0.37f * static_cast<float>(i), 1.0f);
+    for (size_t i = 0; i < points.size(); ++i)
+        points[i] = core::narrow<T>(std::fmod(0.61f * static_cast<float>(i), 1.0f));
+    Distance a{cpu_out.data(), points.data(), dtype, x.data(), batch, samples, n, channels};
+    cpu::distance(a, 1);
+    a.out = cuda_out.data();
+    cuda::distance(a, nullptr);
+    check(cpu_out == cuda_out, "distance", n, channels);
+}
+
 // levels: how many values the gradients take; few give ties.
 void saliency(int64_t n, int levels, bool down) {
     const int64_t batch = 2;
@@ -209,6 +251,16 @@ int main() {
                 voting<core::f16>(Dtype::f16, labels, samples, segments);
                 voting<core::bf16>(Dtype::bf16, labels, samples, segments);
             }
+    for (const int64_t labels : {2, 10, 33, 100}) {
+        weighting<float>(Dtype::f32, labels, 19);
+        weighting<core::f16>(Dtype::f16, labels, 3);
+        weighting<core::bf16>(Dtype::bf16, labels, 19);
+    }
+    for (const int64_t n : {1, 33, 2049}) {
+        measuring<float>(Dtype::f32, n, 11, 1);
+        measuring<core::bf16>(Dtype::bf16, 3 * n, 11, 3);
+        measuring<core::f16>(Dtype::f16, 3 * n, 2, 3);
+    }
     for (const int64_t n : {1, 2, 257, 600})
         for (const int levels : {3, 1000000})
             for (const bool down : {false, true}) saliency(n, levels, down);
