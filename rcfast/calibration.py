@@ -17,6 +17,7 @@ from .hardware import DtypeChoice
 from .regions import check_number
 from .running import Model, tensors
 from .sharing import Group
+from .weights import Weights, check_weights
 
 Family = Callable[[float], regions.Region]  # what makes a region of a size
 BLOCK = (
@@ -49,6 +50,7 @@ def learn_length(
     stop: str | None = "exact",
     region: Family = regions.Cube,
     clip: regions.Clip = "intersect",
+    weights: Weights = "count",
     alpha: float = 1e-3,
     seed: int = 0,
     num_classes: int | None = None,
@@ -82,10 +84,11 @@ def learn_length(
     step = check_number("step", step, 0, math.inf, "()")
     r_max = check_number("r_max", r_max, r0, math.inf, "[)")
     tolerance = check_number("tolerance", tolerance, 0, 1)
-    options: dict[str, Any] = {"m": m, "stop": stop, "alpha": alpha, "seed": seed}
+    options: dict[str, Any] = {"m": m, "stop": stop, "alpha": alpha, "weights": weights, "seed": seed}
     options |= {"num_classes": num_classes, "chunk": chunk, "dtype": dtype, "group": group}
     classifier = RegionClassifier(model, 0.0, **options)
     family = _checked(region, clip, (step if r0 == 0 else r0), x.shape)
+    check_weights(weights, family(step if r0 == 0 else r0))
     scorer = _Scorer(classifier, x, y, next((t.device for t in tensors(model)), x.device))
     radii = [round(r0 + k * step, 12) for k in range(math.floor((r_max - r0) / step + 1e-9) + 1)]
     point = scorer.correct([regions.Cube(0.0)], m=1)[0]

@@ -3,19 +3,21 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from . import regions, rounds
+from . import ops, regions, rounds
+from . import weights as weighted
 from .engine import Engine, Runner
 from .hardware import DtypeChoice
 from .regions import Region, as_region, check_int, check_number
 from .running import Model, evaluating, tensors
 from .sharing import Group, Sharing
 from .stopping import StoppingRule, check_stop
+from .weights import Weights, check_weights
 
 if TYPE_CHECKING:
     from .certificates import Certificates
@@ -28,7 +30,9 @@ MAX_SAMPLES = 2**31 - 1
 class Votes:
     """The outcome of a vote on B examples over L labels."""
 
-    counts: Tensor  # [B, L] int32, votes per label; a row sums to samples
+    counts: (
+        Tensor  # [B, L] int32, votes per label, a row sums to samples; sums of weights: float64, at most that
+    )
     label: Tensor  # [B] int64, the label of the most votes, the lowest of those that tie
     samples: Tensor  # [B] int64, points drawn
     decided: Tensor  # [B] bool, False where m ran out before the sequential test had accepted the label
@@ -38,7 +42,7 @@ class Votes:
 
     @property
     def share(self) -> Tensor:
-        """[B] float32, the share of the votes that the label got.
+        """[B] float32, the share of the votes that the label got, or the mean of its weights.
 
         Of a vote that stopped early it is no estimate of the label's share of the region: the vote stopped because it
         was high (0.80 reads 0.83). :meth:`RegionClassifier.certify` bounds that share.
@@ -61,6 +65,12 @@ class RegionClassifier(nn.Module):
     ``stop``: ``"sequential"`` stops an example when the label of its region's largest share is known with
     error at most ``alpha``; ``"exact"`` when the remaining votes cannot change the label, which is therefore
     always the label of all m votes; None draws all m. See :mod:`rcfast.stopping`.
+    ``weights``: what a point gives its labels, the label of the greatest sum wins. ``"count"`` (the paper): one vote to
+    its own; ``"softmax"``: to each label its probability; ``"margin"``: to its own the difference between the two
+    greatest probabilities; ``"distance"``: to its own 1 - d/reach, d the L2 distance from the example, the reach the
+    region's (:meth:`rcfast.regions.Region.reach`); or a function of logits [b, s, L], points [b, s, ...] and examples
+    [b, ...] to weights >= 0 [b, s, L], of which a point gives at most 1 in all. Every rule in ``stop`` holds for them,
+    with the mean weight in place of the share of the region.
     ``seed``: of the points, 0 to 2^64 - 1. Each point is a function of seed, example id and sample index
     alone. None draws a secret 64-bit key, which also keys the hash of the content: nobody without it can tell which
     points an input will get, so that no input can be chosen for its points (docs/voting.md). The key is no part
@@ -89,6 +99,7 @@ class RegionClassifier(nn.Module):
         clip: regions.Clip = "intersect",
         stop: str | None = "sequential",
         alpha: float = 1e-3,
+        weights: Weights = "count",
         seed: int | None = 0,
         num_classes: int | None = None,
         chunk: int | None = None,
@@ -110,6 +121,7 @@ class RegionClassifier(nn.Module):
         self.m = check_int("m", m, 1, MAX_SAMPLES)
         self.stop = check_stop(stop)
         self.alpha = check_number("alpha", alpha, 0, 1, "()")
+        self.weights = check_weights(weights, self.region)
         self.seed = None if seed is None else check_int("seed", seed, 0, 2**64 - 1)
         self.sharing = Sharing(group)
         self._key = self.sharing.first(int.from_bytes(os.urandom(8), "little", signed=True)).to_bytes(
@@ -151,13 +163,17 @@ class RegionClassifier(nn.Module):
         m = self.m if m is None else check_int("m", m, 1, MAX_SAMPLES)
         with self._prepared(x, example_ids) as (runner, examples):
             rule = StoppingRule(self.stop, m, runner.num_classes, self.alpha)
-            return Votes(*rounds.count(runner, examples, rule, self.sharing))
+            if self.weights == "count":
+                return Votes(*rounds.count(runner, examples, rule, self.sharing))
+            rule = replace(rule, unit=ops.UNITS)
+            return Votes(*weighted.count(runner, examples, rule, self.weights, self.sharing))
 
     def tally(self, x: Tensor, first: int, last: int, *, example_ids: Tensor | None = None) -> Tensor:
         """Votes per label of the points ``first`` to ``last`` - 1, no stopping: int32 [B, L].
 
         The points are those of :meth:`vote`, so that tallies of neighbouring ranges add up. Raises like it.
         """
+        self._check_counts("a tally")
         check_int("first", first, 0, MAX_SAMPLES)
         check_int("last", last, first, MAX_SAMPLES)
         with self._prepared(x, example_ids) as (runner, examples):
@@ -177,12 +193,17 @@ class RegionClassifier(nn.Module):
         example_ids: Tensor | None = None,
     ) -> "Certificates":
         """:func:`rcfast.certify` with this classifier's model, region, seed, and ``alpha`` unless another is given."""
+        self._check_counts("a certificate")
         from . import certificates  # scipy takes a moment, and only certificates need it
 
         question = certificates.Question(
             n, n0, self.alpha if alpha is None else alpha, radius, gain, sides, norm
         )
         return certificates.answer(self, x, question, example_ids)
+
+    def _check_counts(self, what: str) -> None:
+        if self.weights != "count":
+            raise ValueError(f"{what} counts labels: weights must be 'count', got {self.weights!r}")
 
     @contextmanager
     def _prepared(self, x: Tensor, example_ids: Tensor | None) -> Iterator[tuple[Runner, "_Examples"]]:
@@ -212,7 +233,7 @@ class RegionClassifier(nn.Module):
         return self.vote(x).counts.to(torch.float32)
 
     def extra_repr(self) -> str:
-        names = ("region", "m", "stop", "alpha", "seed", "num_classes", "chunk", "dtype")
+        names = ("region", "m", "stop", "alpha", "weights", "seed", "num_classes", "chunk", "dtype")
         return ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
 
     def __getstate__(self) -> dict[str, Any]:

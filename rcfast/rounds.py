@@ -15,6 +15,7 @@ from torch import Tensor
 
 from . import ops
 from .engine import Runner
+from .regions import Region
 from .sharing import Sharing
 from .stopping import StoppingRule
 
@@ -28,9 +29,31 @@ class Examples(Protocol):
 
     @property
     def x(self) -> Tensor: ...
+    @property
+    def region(self) -> Region: ...
     def __len__(self) -> int: ...
     def take(self, some: Tensor) -> Self: ...
     def fill(self, out: Tensor, first_sample: int) -> None: ...
+
+
+class Casting:
+    """How points are cast: here each one vote for its label, int32 [A, K, L]. Another tally is a subclass."""
+
+    dtype = torch.int32
+
+    def columns(self, labels: int) -> int:
+        """The length of the last dimension of the votes."""
+        return labels
+
+    def cast(
+        self, votes: Tensor, logits: Tensor, ends: list[int], points: Tensor, examples: Examples
+    ) -> None:
+        """Add the points [A, s, ...] with ``logits`` [A, s, L] to ``votes``, whose K segments end at ``ends``."""
+        ops.vote_(votes, logits, ends)
+
+    def missing(self, votes: Tensor, samples: int) -> Tensor:
+        """How many of the samples were not cast, as their logits hold NaN: [A]."""
+        return samples - votes.sum((1, 2))
 
 
 def count(
@@ -44,7 +67,7 @@ def count(
     counts = torch.zeros(batch, labels, dtype=torch.int32)
     opening = torch.zeros_like(counts) if rule.stop == "sequential" else counts
     samples, decided = torch.zeros(batch, dtype=torch.int64), torch.zeros(batch, dtype=torch.bool)
-    active, draw = np.arange(batch), _Drawing(runner, examples, sharing)
+    active, draw = np.arange(batch), Drawing(runner, examples, sharing)
     checkpoints, first = rule.checkpoints(), 0
     while checkpoints and len(active):
         ends = together(checkpoints, first, len(active), runner.free_rows * sharing.size)
@@ -70,8 +93,8 @@ def tally(runner: Runner, examples: Examples, first: int, last: int, sharing: Sh
     if first == last:
         shape = (len(who), runner.num_classes)
         return torch.zeros(shape, dtype=torch.int32, device=examples.x.device)
-    votes = _Drawing(runner, examples, sharing).votes(who, first, [last])
-    _check_cast(votes, last - first, who)
+    votes = Drawing(runner, examples, sharing).votes(who, first, [last])
+    check_cast(Casting(), votes, last - first, who)
     return votes[:, 0]
 
 
@@ -88,19 +111,22 @@ def fetch(votes: Tensor) -> Tensor:
     return votes.cpu()
 
 
-class _Drawing:
+class Drawing:
     """Draws points of examples and has the model label them."""
 
-    def __init__(self, runner: Runner, examples: Examples, sharing: Sharing) -> None:
+    def __init__(
+        self, runner: Runner, examples: Examples, sharing: Sharing, casting: Casting | None = None
+    ) -> None:
         self.runner, self.examples, self.sharing = runner, examples, sharing
+        self.casting = casting or Casting()
         self._active: NDArray[np.int64] | None = None  # those of the last round
         self._where = torch.empty(0)  # the same on the device
         self._group: Examples | None = None  # all of them, where they shared its passes
 
     def votes(self, active: NDArray[np.int64], first: int, ends: list[int]) -> Tensor:
-        """Votes of the ``active`` examples [A] for samples ``first`` to ``ends``: int32 [A, K, L] on the device."""
-        shape = (len(active), len(ends), self.runner.num_classes)
-        votes = torch.zeros(shape, dtype=torch.int32, device=self.examples.x.device)
+        """Votes of the ``active`` examples [A] for samples ``first`` to ``ends``: [A, K, L] on the device."""
+        shape = (len(active), len(ends), self.casting.columns(self.runner.num_classes))
+        votes = torch.zeros(shape, dtype=self.casting.dtype, device=self.examples.x.device)
         if self.sharing.alone:
             self._vote(active, votes, first, ends[-1], ends)
         elif len(active) < FEW * self.sharing.size:
@@ -123,7 +149,7 @@ class _Drawing:
             # A model that returns NaN mostly does so at once, and may take long. Processes find out together, later.
             long = last - first > LONG * runner.chunk.rows
             if self.sharing.alone and start < len(active) and (long or (start == group and first == 0)):
-                _check_cast(fetch(tally), last - first, active[start - group : start])
+                check_cast(self.casting, fetch(tally), last - first, active[start - group : start])
 
     def _taken(self, active: NDArray[np.int64], start: int, group: int) -> Examples:
         """``group`` of the active examples from ``start`` on; kept while all of them share their passes."""
@@ -155,7 +181,7 @@ class _Drawing:
                     return False
                 continue
             within = [min(max(end - done, 0), take) for end in ends]
-            ops.vote_(votes, logits.unflatten(0, (group, take)), within)
+            self.casting.cast(votes, logits.unflatten(0, (group, take)), within, out, some)
             done += take
         return True
 
@@ -174,9 +200,9 @@ def _group(examples: int, samples: int, rows: int) -> int:
     return max(groups, key=lambda pair: pair[0] * pair[1])[0]
 
 
-def _check_cast(votes: Tensor, samples: int, who: NDArray[np.int64]) -> None:
+def check_cast(casting: Casting, votes: Tensor, samples: int, who: NDArray[np.int64]) -> None:
     """Every point of ``votes`` [A, K, L] has been cast. Raises ValueError naming the first example with NaN."""
-    missing = samples - votes.sum((1, 2))
+    missing = casting.missing(votes, samples)
     if bool(missing.any()):
         index = int(missing.nonzero()[0, 0])
         _refuse(int(missing[index]), samples, int(who[index]))

@@ -35,16 +35,18 @@ def leaders(counts: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     largest number of votes that the runner-up could still receive without becoming the winner: a - b, less
     one where the runner-up has the lower label and so would win a tie.
     """
-    labels = counts.shape[-1]
-    # One sortable key per label: votes first, then the lower label. m < 2^31 and L <= 10^5 keep it below
-    # 2^48.
-    keys = counts.to(torch.int64) * labels + torch.arange(labels - 1, -1, -1, device=counts.device)
-    first, second = keys.topk(2).values.unbind(-1)
-    return first // labels, second // labels, (first - second - 1) // labels
+    counts = counts.to(torch.int64)
+    first = counts.argmax(-1, keepdim=True)  # the lowest of those that tie
+    rest = counts.scatter(-1, first, -1)
+    second = rest.argmax(-1, keepdim=True)
+    a, b = counts.gather(-1, first)[..., 0], rest.gather(-1, second)[..., 0]
+    return a, b, a - b - (second < first)[..., 0].to(torch.int64)
 
 
 def exact(counts: Tensor, remaining: int | Tensor) -> Tensor:
     """Whether ``remaining`` further votes cannot change the winner: ``counts`` [..., L] int -> bool [...].
+
+    With weights, both are in their units, ``remaining`` the most that further points can give.
 
     The winner is the label with the most votes, the lowest of those that tie. Where this holds, it is the
     winner of all votes, whatever the remaining ones are; where it does not, some course of them changes the
@@ -66,7 +68,9 @@ def log_wealth(a: Tensor, b: Tensor) -> Tensor:
     return parts.logsumexp(-1)
 
 
-def sequential(counts: Tensor, opening: Tensor, alpha: float) -> Tensor:
+def sequential(
+    counts: Tensor, opening: Tensor, alpha: float, *, unit: int = 1, opened: int | None = None
+) -> Tensor:
     """Whether the leader has been proven to be the label of the largest share: ``counts`` and ``opening``
     [..., L] int -> bool [...].
 
@@ -87,12 +91,21 @@ def sequential(counts: Tensor, opening: Tensor, alpha: float) -> Tensor:
     b votes of the runner-up and V falls with b. One hypothesis, H, is tested, not L-1 pairs: there is nothing to
     sum over, and the number of labels costs next to nothing. (Betting: Waudby-Smith and Ramdas, "Estimating means
     of bounded random variables by betting", 2024; Ville, 1939.)
+
+    Weights. The same holds where a point t gives the labels weights w_j(t) >= 0, at most 1 in all, ``counts`` are their
+    sums in units of 1/``unit``, n_1 = ``opened``, and M has the largest mean weight. A stake-s wealth is multiplied by
+    1 + s(w_i - w_M), whose mean under H is at most 1. As the logarithm is concave and (w_i, w_M) lies between (1, 0),
+    (0, 1) and (0, 0), that factor is at least (1+s)^w_i (1-s)^w_M: V(sum of w_i, sum of w_M) is at most the wealth.
+    The opening bet on the k-th point is shared among the labels by its weights, which hold at most 1 in all; of label
+    i's part w_i(k) what is left without that point is at least V(a - w_i(k), b) >= V(a-1, b). With one label at weight
+    1 all of it is as above.
     """
     a, b, _ = leaders(counts)
     leader = counts.argmax(-1, keepdim=True)
-    share = opening.gather(-1, leader)[..., 0].to(torch.float64) / opening.sum(-1)
+    votes = opening.sum(-1) if opened is None else unit * opened
+    share = opening.gather(-1, leader)[..., 0].to(torch.float64) / votes
     q = (1 - ANY_LABEL) * share + ANY_LABEL / (counts.shape[-1] - 1)
-    return (a > b) & (q.log() + log_wealth(a - 1, b) >= -math.log(alpha))
+    return (a > b) & (q.log() + log_wealth(a / unit - 1, b / unit) >= -math.log(alpha))
 
 
 def unanimous_length(num_classes: int, alpha: float) -> int:
@@ -117,6 +130,7 @@ class StoppingRule:
     m: int
     num_classes: int
     alpha: float = 1e-3
+    unit: int = 1  # of the counts: a vote, or a part of a weight
 
     def checkpoints(self) -> list[int]:
         """Increasing numbers of samples at which examples may stop; the last is m."""
@@ -144,7 +158,8 @@ class StoppingRule:
         if self.stop is None:
             return everyone, everyone
         if self.stop == "exact":
-            stops = everyone if last else exact(counts, self.m - samples)
+            stops = everyone if last else exact(counts, self.unit * (self.m - samples))
             return stops, stops
-        decided = sequential(counts, opening, self.alpha)
-        return (everyone if last else decided | exact(counts, self.m - samples)), decided
+        weights = {} if self.unit == 1 else {"unit": self.unit, "opened": self.checkpoints()[0]}
+        decided = sequential(counts, opening, self.alpha, **weights)
+        return (everyone if last else decided | exact(counts, self.unit * (self.m - samples))), decided

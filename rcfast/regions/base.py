@@ -39,6 +39,14 @@ class Region(ABC):
                 f"{self.SIZE} must be a number or have the shape [{shape[0]}] of the batch, got {list(size.shape)}"
             )
 
+    def reach(self, n: int) -> float | Tensor:
+        """The L2 distance at which a point's weight ends in a vote weighted by distance, for ``n`` coordinates.
+
+        The greatest distance of a point, or twice the root mean square where there is no greatest. A number, or
+        float32 [B] where the size is. Raises ValueError where distances tell nothing.
+        """
+        raise ValueError(f"weights = 'distance' needs a region that has a reach, got {self!r}")
+
     def to(self, device: torch.device) -> Self:
         """The same region with its tensors on ``device``."""
         return self._changed(lambda tensor: tensor.to(device))

@@ -1,5 +1,6 @@
 """The hypercube of the paper."""
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -31,6 +32,9 @@ class Cube(Region):
     def __post_init__(self) -> None:
         object.__setattr__(self, "r", check_radius(self.r))
         check_clip(self.clip)
+
+    def reach(self, n: int) -> float | Tensor:
+        return self.r * math.sqrt(n)
 
     def fill(
         self, out: Tensor, x: Tensor, *, seed: int | Tensor, example_ids: Tensor, first_sample: int

@@ -1,5 +1,6 @@
 """Regions whose points are x + noise, the noise the same for every x: smoothing's, and balls."""
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -61,6 +62,9 @@ class Gaussian(Additive):
     POSITIVE: ClassVar[bool] = True
     sigma: float | Tensor
 
+    def reach(self, n: int) -> float | Tensor:
+        return 2 * self.sigma * math.sqrt(n)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Laplace(Additive):
@@ -78,6 +82,9 @@ class Laplace(Additive):
     POSITIVE: ClassVar[bool] = True
     scale: float | Tensor
 
+    def reach(self, n: int) -> float | Tensor:
+        return 2 * self.scale * math.sqrt(2 * n)
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class L2Ball(Additive):
@@ -93,6 +100,9 @@ class L2Ball(Additive):
     SIZE: ClassVar[str] = "r"
     NOISE: ClassVar[str] = "l2_ball"
     r: float | Tensor
+
+    def reach(self, n: int) -> float | Tensor:
+        return self.r
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -111,6 +121,9 @@ class L1Ball(Additive):
     NOISE: ClassVar[str] = "l1_ball"
     r: float | Tensor
 
+    def reach(self, n: int) -> float | Tensor:
+        return self.r
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Sphere(Additive):
@@ -124,3 +137,8 @@ class Sphere(Additive):
     SIZE: ClassVar[str] = "r"
     NOISE: ClassVar[str] = "sphere"
     r: float | Tensor
+
+    def reach(self, n: int) -> float | Tensor:
+        raise ValueError(
+            f"weights = 'distance' tells nothing where all points are equally far, as in {self!r}"
+        )
