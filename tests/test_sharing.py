@@ -27,6 +27,12 @@ def examples(count: int) -> tuple[Tensor, Tensor]:
         return x, network()(x).argmax(1)
 
 
+def exact_model(points: Tensor) -> Tensor:
+    """Logits whose rounding does not depend on the number of rows: weights, unlike labels, feel the last bit."""
+    flat = points.flatten(1)
+    return flat[:, :5] * 3 - flat[:, 5:10]
+
+
 def measure(group: Any = None) -> dict[str, Any]:
     """Everything that a group may share, with few and with many examples."""
     model, found = network(), {}
@@ -36,6 +42,9 @@ def measure(group: Any = None) -> dict[str, Any]:
             votes = RegionClassifier(model, 0.4, m=150, stop=stop, group=group).vote(x)
             tensors = (votes.counts, votes.label, votes.samples, votes.decided)
             found[f"{count} {stop}"] = [t.tolist() for t in tensors]
+        for weights in ("softmax", "distance"):
+            votes = RegionClassifier(exact_model, 0.4, m=150, weights=weights, group=group).vote(x)
+            found[f"{count} {weights}"] = [votes.counts.tolist(), votes.samples.tolist()]
     x, y = examples(40)
     search = learn_length(model, x, y, step=0.2, r_max=1.0, m=60, group=group)
     found["length"] = [search.r, search.radii, search.accuracy]
