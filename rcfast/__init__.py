@@ -16,6 +16,7 @@ _NAMES = {
     "learn_length": "calibration",
     "LengthSearch": "calibration",
     "Cube": "regions",
+    "Decoded": "regions",
     "Certificates": "certificates",
     "certify": "certificates",
     "Gaussian": "regions",
@@ -23,6 +24,7 @@ _NAMES = {
     "L2Ball": "regions",
     "Laplace": "regions",
     "Sphere": "regions",
+    "Subspace": "regions",
 }
 _MODULES = (
     "attacks",
@@ -55,11 +57,13 @@ if TYPE_CHECKING:
     from .classifier import RegionClassifier as RegionClassifier
     from .classifier import Votes as Votes
     from .regions import Cube as Cube
+    from .regions import Decoded as Decoded
     from .regions import Gaussian as Gaussian
     from .regions import L1Ball as L1Ball
     from .regions import L2Ball as L2Ball
     from .regions import Laplace as Laplace
     from .regions import Sphere as Sphere
+    from .regions import Subspace as Subspace
 
 
 def __getattr__(name: str) -> Any:

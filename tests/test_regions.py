@@ -7,21 +7,33 @@ from typing import Any
 
 import pytest
 import torch
+from scipy.stats import kstest
 from torch import Tensor, nn
 
 import rcfast
 from rcfast import (
     Cube,
+    Decoded,
     Gaussian,
     L1Ball,
     L2Ball,
     Laplace,
     RegionClassifier,
     Sphere,
+    Subspace,
     learn_length,
     regions,
 )
 from rcfast.regions import Region
+
+
+def encode(x: Tensor) -> Tensor:
+    return x.flatten(1)[:, :4] * 2
+
+
+def decode(codes: Tensor) -> Tensor:
+    return torch.nn.functional.pad(codes / 2, (0, 6)).unflatten(1, (2, 5)) + 0.25
+
 
 X = torch.rand(3, 2, 5, generator=torch.Generator().manual_seed(1))
 X[0, 0], X[1, 1] = 0.0, 1.0
@@ -38,6 +50,9 @@ REGIONS: list[Region] = [
     L2Ball(torch.tensor([0.1, 0.0, 2.0]), clip="clamp"),
     L1Ball(1.5),
     Sphere(1.2),
+    Subspace(0.3, torch.eye(10)[[1, 4, 7]]),
+    Subspace(torch.tensor([0.1, 0.0, 2.0]), regions.principal_components(X, 2), clip=None),
+    Decoded(0.4, encode, decode),
 ]
 
 
@@ -123,7 +138,87 @@ def test_families() -> None:
     assert mixed.accuracy[2::2] == plain.accuracy[2::2]
 
 
+def test_points_of_a_subspace() -> None:
+    """In the span and in the cube; along every direction spread as a uniform point is; the same from any order."""
+    generator = torch.Generator().manual_seed(5)
+    x, k = torch.rand(2, 3, 4, 4, generator=generator), 5
+    components = torch.linalg.qr(torch.randn(48, k, generator=generator)).Q.T
+    region = Subspace(torch.tensor([0.05, 2.0]), components, clip=None)
+    points = regions.sample(x, region, 4000, seed=1)
+    moves = (points - x[:, None]).flatten(2).double()
+    part = moves @ components.double().T
+    assert (moves - part @ components.double()).abs().max() < 1e-6
+    greatest = moves.abs().amax(2) / torch.tensor([[0.05], [2.0]])
+    for row in greatest:  # |b|^k of a uniform point of a ball is uniform
+        assert kstest(row.numpy() ** k, "uniform").pvalue > 1e-4
+        assert row.max() <= 1 + 1e-5
+    way = part / part.norm(dim=2, keepdim=True)
+    assert way.mean(1).abs().max() < 5 / (k * 4000) ** 0.5
+    assert kstest(way[0, :, 0].numpy() ** 2, "beta", (0.5, (k - 1) / 2)).pvalue > 1e-4
+
+    inside = regions.sample(x, region.resized(0.7), 100, seed=1)
+    clamped = regions.sample(x, Subspace(0.7, components), 100, seed=1)
+    assert torch.equal(clamped, inside.clamp(0, 1))
+    few = regions.sample(x, Subspace(0.7, components), 7, seed=1, first_sample=31, dtype=torch.bfloat16)
+    assert torch.equal(few, clamped[:, 31:38].bfloat16())
+    last = torch.empty(2, 100, 4, 4, 3).movedim(-1, 2)
+    ids = regions.content_ids(x)
+    Subspace(0.7, components).fill(last, x, seed=1, example_ids=ids, first_sample=0)
+    assert torch.equal(last, clamped)
+    exact = Subspace(0.7, components).components * 2**28
+    assert torch.equal(exact, exact.round())
+
+
+def test_principal_components_are_those_of_an_svd() -> None:
+    x = torch.randn(200, 2, 6, generator=torch.Generator().manual_seed(0)) * torch.linspace(3, 1, 12).view(
+        2, 6
+    )
+    flat = x.flatten(1).double()
+    wanted = torch.linalg.svd(flat - flat.mean(0)).Vh[:4]
+    found = regions.principal_components(x, 4)
+    torch.testing.assert_close((found * wanted).sum(1).abs(), torch.ones(4).double())
+
+
+def test_codes_of_a_decoder_fill_a_ball() -> None:
+    points = regions.sample(X, Decoded(0.4, encode, decode, clip=None), 3000, seed=2)
+    codes = (points.flatten(2)[..., :4] - 0.25) * 2 - encode(X)[:, None]
+    distance = codes.double().norm(dim=2) / 0.4
+    assert distance.max() <= 1 + 1e-5
+    assert kstest(distance[0].numpy() ** 4, "uniform").pvalue > 1e-4
+    assert Decoded(0.4, encode, decode) != Decoded(0.4, encode, lambda c: decode(c))
+
+
 BAD = [
+    (
+        lambda: Subspace(0.1, torch.ones(2, 4)),
+        ValueError,
+        "components must be orthonormal, got products that",
+    ),
+    (
+        lambda: Subspace(0.1, torch.eye(3).int()),
+        TypeError,
+        "components must be a floating tensor [k, ...], got",
+    ),
+    (lambda: Subspace(0.1, torch.eye(4)[:3].T), ValueError, "components must have the shape [k, ...]"),
+    (lambda: Subspace(-1.0, torch.eye(4)), ValueError, "r must be finite and >= 0, got -1.0"),
+    (lambda: Subspace(0.1, torch.eye(4), clip="intersect"), ValueError, "clip must be None or 'clamp'"),
+    (
+        lambda: RegionClassifier(model, Subspace(0.1, torch.eye(4))).vote(X),
+        ValueError,
+        "components must have the 10 coordinates of an example, got 4",
+    ),
+    (lambda: regions.principal_components(X, 11), ValueError, "k must lie in [1, 10], got 11"),
+    (lambda: Decoded(0.1, encode, 3), TypeError, "decode must be callable, got 3"),
+    (
+        lambda: regions.sample(X, Decoded(0.1, encode, encode), 3),
+        ValueError,
+        "decode must return points of shape [9, 2, 5], got [9, 4]",
+    ),
+    (
+        lambda: RegionClassifier(model, Subspace(0.1, torch.eye(10)), weights="distance"),
+        ValueError,
+        "weights = 'distance' needs a region that has a reach",
+    ),
     (lambda: RegionClassifier(model, 0.3, r=0.3), TypeError, "give a region or a length r, got both"),
     (lambda: RegionClassifier(model, Cube(0.3), clip="clamp"), ValueError, "clip belongs to a length r"),
     (lambda: Cube(-1.0), ValueError, "r must be finite and >= 0, got -1.0"),

@@ -18,6 +18,7 @@ from .cube import Cube
 from .ids import content_ids, keyed_ids
 from .noise import Additive, Gaussian, L1Ball, L2Ball, Laplace, Sphere
 from .sampling import as_region, sample
+from .subspace import Decoded, Subspace, principal_components
 
 __all__ = [
     "POINT_DTYPES",
@@ -25,12 +26,14 @@ __all__ = [
     "Additive",
     "Clip",
     "Cube",
+    "Decoded",
     "Gaussian",
     "L1Ball",
     "L2Ball",
     "Laplace",
     "Region",
     "Sphere",
+    "Subspace",
     "as_region",
     "check_clip",
     "check_device",
@@ -42,5 +45,6 @@ __all__ = [
     "check_size",
     "content_ids",
     "keyed_ids",
+    "principal_components",
     "sample",
 ]
