@@ -6,10 +6,20 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+if "PYTEST_XDIST_WORKER" in os.environ:  # before torch reads it, and for the processes that tests start
+    _workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
+    os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // _workers)))
+
 import pytest
 import torch
 
 from rcfast import data, models, training
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """With -n, a file stays with one worker, and so do its fixtures."""
+    if getattr(config.option, "dist", "no") == "load":
+        config.option.dist = "loadfile"
 
 
 def _root(*names: str) -> Path | None:

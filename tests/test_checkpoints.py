@@ -80,6 +80,7 @@ def test_resumed_run_ends_like_an_uninterrupted_one(small, tmp_path, monkeypatch
     assert without_times(whole.history) == without_times(resumed.history)
 
 
+@pytest.mark.slow
 def test_killed_process_resumes_to_the_same_weights(tmp_path):
     path = tmp_path / "run.safetensors"
     process = subprocess.Popen([sys.executable, training_run.__file__, str(path)])

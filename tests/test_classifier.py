@@ -282,6 +282,7 @@ def test_sample_gives_the_points_of_the_vote() -> None:
 
 
 @pytest.mark.mnist
+@pytest.mark.slow
 def test_stopping_on_mnist(data_root: Path) -> None:
     """Four hundred test images, r = 0.3: exact equals all m votes; sequential errs at most alpha, and saves."""
     with np.load(data_root / "mnist.npz") as data:

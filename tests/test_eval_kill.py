@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 TINY = [
     "protocol.examples=4",
     "protocol.block=2",
@@ -116,6 +118,7 @@ def main(folder: Path, rounds: int) -> None:
     print(json.dumps(said))
 
 
+@pytest.mark.slow
 def test_killed_runs_end_in_the_same_bytes(tmp_path: Path) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -24,7 +24,7 @@ from rcfast.stopping import (
     unanimous_length,
 )
 
-RUNS = 100_000
+RUNS = 30_000
 SHARES = {  # name: shares of the labels, largest m
     "two labels, nearly tied": ([0.505, 0.495], 4000),
     "ten labels, two nearly tied": ([0.41, 0.39] + [0.025] * 8, 1000),
@@ -60,7 +60,7 @@ def simulate(
 @pytest.mark.parametrize("name", SHARES)
 def test_sequential_errs_at_most_alpha(name: str) -> None:
     shares, m = SHARES[name]
-    alpha, runs = 1e-3, RUNS if len(SHARES[name][0]) < 100 else RUNS // 50
+    alpha, runs = 1e-3, RUNS if len(SHARES[name][0]) < 100 else RUNS // 15
     label, samples, decided = simulate(shares, m, alpha, runs)
     wrong = (decided & (label != 0)).sum()
     print(f"{name}: wrong {wrong} of {runs}, decided {decided.mean():.3f}, samples {samples.mean():.1f}")
@@ -70,7 +70,7 @@ def test_sequential_errs_at_most_alpha(name: str) -> None:
 @pytest.mark.parametrize("n1", [1, 5, 12])
 def test_sequential_errs_at_most_alpha_when_asked_after_every_vote(n1: int) -> None:
     # The least favourable case: two labels of equal share, where "wrong" is a decision for one side.
-    alpha, runs, m = 0.1, 10_000, 300
+    alpha, runs, m = 0.1, 4_000, 300
     votes = np.random.default_rng(2).integers(0, 2, size=(runs, m), dtype=np.int8)
     a = torch.from_numpy(votes).cumsum(1, dtype=torch.int32)
     n = torch.arange(1, m + 1, dtype=torch.int32)

@@ -11,6 +11,12 @@ def linear(size: int = 192, classes: int = 4) -> nn.Module:
     return nn.Sequential(nn.Flatten(), nn.Linear(size, classes))
 
 
+def perceptron(seed: int) -> nn.Module:
+    """A network of 8x8 digits that trains in a tenth of a second an epoch."""
+    torch.manual_seed(seed)
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 64), nn.ReLU(), nn.Linear(64, 10))
+
+
 def equal(a: nn.Module, b: nn.Module) -> bool:
     first, second = a.state_dict(), b.state_dict()
     return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
