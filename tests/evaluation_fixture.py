@@ -9,7 +9,7 @@ import numpy as np
 from rcfast.eval import paper
 from rcfast.eval.outputs import NAMES
 from rcfast.eval.results import DEFENCES, Results
-from rcfast.eval.statistics import wilson
+from rcfast.eval.statistics import mcnemar, tango, wilson
 
 NASTY = r"<b>x</b> & $a_1$ | `v2` \ ~^{50%} #[y](z) *q*"  # a user's defence may be called this
 TARGETED = {
@@ -39,6 +39,10 @@ def make(
     names = (*DEFENCES, *user_defences)
     n_targeted = examples * (num_classes - 1)
 
+    def undefended(attack: str) -> float:
+        printed = paper.cell("mnist", attack, "point")
+        return printed.success.value if printed else 1.0
+
     def row(
         group: str, attack: str, norm: str, defence: str, rate: float, noise: float, **more: Any
     ) -> dict[str, Any]:
@@ -58,11 +62,18 @@ def make(
             "examples": examples,
             "interval": [naive.low, naive.high],
             "naive_interval": [naive.low, naive.high],
+            "design_effect": 2.0 if n > examples else 1.0,
             "already": 0,
             "noise_n": success,
             "noise_examples": min(success, examples),
             "noise_mean": noise if success else None,
             "noise_se": 0.3 * noise / math.sqrt(success) if success > 1 else None,
+            "noise_median": noise if success > n / 2 else None,
+            "noise_median_interval": [0.9 * noise, 1.2 * noise if success > n / 2 else None],
+            "seeds_share": 0.04 if vote else None,
+            "versus_undefended": _versus(success / n - undefended(attack), n)
+            if n and defence != "point"
+            else None,
             "per_seed": [min(n, max(0, success + int(d))) for d in rng.integers(-1, 2, seeds)]
             if vote
             else [],
@@ -99,6 +110,7 @@ def make(
             "preset": "cpu",
             "vote": {"m": 1000, "dtype": "float32", "seeds": list(range(seeds))},
             "attacks": {"budget": "fast"},
+            "certify": {"n": 100_000, "alpha": 0.001},
         },
         "dataset": {
             "name": dataset,
@@ -152,6 +164,7 @@ def make(
                 "correct": correct,
                 "n": 10000,
                 "per_seed": [correct, correct + 2, correct - 1][:seeds] if name == "region" else [],
+                "versus_undefended": None if name == "point" else _accuracy_versus(correct - 9941),
             }
             for name, correct in zip(
                 names, (9941, 9925, 9918, 9942, *[9900] * len(user_defences)), strict=True
@@ -212,6 +225,26 @@ def make(
                 ),
             )
         ],
+        "certified": [
+            {
+                "region": f"Gaussian(sigma={sigma}, clip=None)",
+                "spec": f"gaussian:{sigma}",
+                "noisy": noisy,
+                "norm": "L2",
+                "n": 500,
+                "abstained": 5,
+                "acr": sigma,
+                "median": {"L1": sigma, "L2": sigma, "Linf": sigma / 28},
+                "samples": 4000.0,
+                "table_radii": [0.25, 0.5],
+                "at": [0.0, 0.2, 0.6],
+                "correct": [490, 400, 20],
+                "at_table": [390, 100],
+                "checked": 1800,
+            }
+            for sigma in (0.25, 0.5)
+            for noisy in (False, True)
+        ],
         "grids": {},
     }
     if folder is not None:
@@ -253,6 +286,32 @@ def _worst(name: str, n: int) -> dict[str, Any]:
         "attacks": 42 if name == "region" else 19,
         "on_itself": [] if name == "region" else [f"T-CW-L2 on {name}"] * 19,
         "curves": dict.fromkeys(("L0", "L2", "Linf"), curve),
+    }
+
+
+def _versus(difference: float, n: int) -> dict[str, Any]:
+    """A paired comparison of about the right size, without images."""
+    difference = max(-1.0, min(1.0, difference))
+    half = 1.5 / math.sqrt(n)
+    return {
+        "difference": difference,
+        "interval": [max(-1.0, difference - half), min(1.0, difference + half)],
+        "p": 1e-6 if abs(difference) > 2 * half else 0.5,
+        "only_here": round(max(0.0, difference) * n),
+        "only_undefended": round(max(0.0, -difference) * n),
+    }
+
+
+def _accuracy_versus(more: int) -> dict[str, Any]:
+    """Twenty images that only one of the two labels correctly, beside those that make the difference."""
+    gained, lost = 10 + max(0, more), 10 + max(0, -more)
+    interval = tango(gained, lost, 10_000)
+    return {
+        "difference": more / 10_000,
+        "interval": [interval.low, interval.high],
+        "p": mcnemar(gained, lost),
+        "only_here": gained,
+        "only_undefended": lost,
     }
 
 

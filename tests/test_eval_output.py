@@ -132,10 +132,15 @@ def test_paper_has_every_cell() -> None:
 
 
 def test_a_printed_value_stands_for_all_that_round_to_it() -> None:
-    assert paper.Printed("0.10").meets(Interval(0.1049, 0.2))
-    assert not paper.Printed("0.10").meets(Interval(0.1051, 0.2))
-    assert paper.Printed("100", paper.PERCENT).meets(wilson(899, 900))  # 99.4 to 99.98%
-    assert not paper.Printed("99.9", paper.PERCENT).meets(Interval(0.9996, 1.0))
+    assert paper.Printed("0.10").rounding == pytest.approx(0.005)
+    assert paper.Printed("23").rounding == 0.5
+    assert paper.Printed("99.9", paper.PERCENT).rounding == pytest.approx(0.0005)
+    assert [paper.trials(name) for name in ("T-JSMA", "T-CA-L2", "U-CA-L2", "DeepFool")] == [
+        900,
+        900,
+        100,
+        100,
+    ]
 
 
 # Numbers as text
@@ -167,15 +172,25 @@ def test_record_compares_with_the_paper(results: Results) -> None:
         "per_seed": [180, 171, 189],
         "interval": [0.175, 0.228],
         "noise_examples": 100,
+        "noise_n": 900,
+        "design_effect": 2.0,
     }
     record = attack_record(row, "mnist")
     assert record["rate"] == 0.2
     assert record["rate_difference"] == pytest.approx(0.009)
-    assert record["paper_rate_in_interval"] is True
+    assert record["paper_rate_agrees"] is True
+    assert record["rate_difference_low"] < -0.02 < 0.04 < record["rate_difference_high"]  # both err
     assert record["noise_difference"] == pytest.approx(1.0)
-    assert record["paper_noise_in_interval"] is True  # 11.9 + 0.05 >= 12.9 - 1.98 * 0.6
+    half = (
+        scipy.stats.t.ppf(0.975, 99) * 0.6 * math.sqrt(1 + 900 / 172)
+    )  # theirs: 19.1% of 900, as wide as ours
+    assert record["noise_difference_high"] == pytest.approx(1 + half, rel=1e-5)
+    assert record["paper_noise_agrees"] is True
     assert (record["seeds"], record["seeds_low"], record["seeds_high"]) == (3, 0.19, 0.21)
-    assert attack_record({**row, "noise_se": 0.3}, "mnist")["paper_noise_in_interval"] is False
+    assert attack_record({**row, "noise_se": 0.1}, "mnist")["paper_noise_agrees"] is False
+    apart = {**row, "success": 240, "interval": [0.24, 0.294]}
+    assert attack_record({**apart, "design_effect": 1.0}, "mnist")["paper_rate_agrees"] is False
+    assert attack_record({**apart, "design_effect": 6.0}, "mnist")["paper_rate_agrees"] is True
     assert attack_record({**row, "parameter": 20.0}, "mnist")["paper_rate"] is None
     assert attack_record(row, "digits")["paper_rate"] is None
 

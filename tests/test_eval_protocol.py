@@ -11,10 +11,10 @@ from rcfast.eval.run.protocol import (
     draw_examples,
     draw_targets,
     grid_examples,
-    summarise,
     targeted,
     untargeted,
 )
+from rcfast.eval.run.summary import summarise
 from rcfast.eval.statistics import wilson
 
 

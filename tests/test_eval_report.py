@@ -9,11 +9,11 @@ import pytest
 from colours import TEXT, contrast
 from evaluation_fixture import NASTY, make, run
 
-from rcfast.eval import report
+from rcfast.eval import outputs, report
 from rcfast.eval.outputs import NAMES
 from rcfast.eval.report.page import invocation
 from rcfast.eval.report.verdict import findings, headline
-from rcfast.eval.results import Results
+from rcfast.eval.results import PairedDifference, Results
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +32,8 @@ def test_findings_say_what_the_numbers_say(results: Results) -> None:
     assert any("T-CW-L2-A at alpha = 1, reaches 64.0%" in text for text in said)
     assert headline(results).startswith(
         "Voting over a region is broken on 100% of the examples in the worst case, at a median L2 noise of 3 where the "
-        "undefended network takes 2 (by transfer alone, not attacked itself). It keeps the network's accuracy and "
-        "makes 6 of 6"
+        "undefended network takes 2 (by transfer alone, not attacked itself). It keeps the network's accuracy to "
+        "within 0.5 points and makes 6 of 6"
     )
 
 
@@ -42,23 +42,88 @@ def test_findings_turn_when_the_numbers_do() -> None:
     for row in worse["attacks"]:
         if row["defence"] == "region" and row["group"] in ("targeted", "untargeted", "combined"):
             row["success"], row["interval"] = row["n"], [0.99, 1.0]
-            row["per_seed"] = [row["n"], 0]
+            row["per_seed"], row["seeds_share"] = [row["n"], 0], 0.8
+            row["versus_undefended"] = _versus(0.0, 0.5)
     for accuracy in worse["accuracy"]:
         if accuracy["defence"] == "region":
             accuracy["correct"] = 9000
+            accuracy["versus_undefended"] = _versus(-0.0941, 1e-200)
     said = findings(worse)
-    assert "It costs accuracy and stops no targeted attack" in headline(worse)
+    assert "It costs 9.41 points of accuracy and stops no targeted attack" in headline(worse)
     region = [f for f in said if f.about == "Region-based"]
     assert region[0].tone == "bad"
-    assert any("beyond the 95% interval" in f.text for f in region if f.tone == "bad")
-    assert any("a larger m would settle it" in f.text for f in region)
+    assert any("It costs 9.41 points of accuracy." in f.text and "p < 0.0001" in f.text for f in region)
+    assert any("more vote seeds, or a larger m, would settle that one" in f.text for f in region)
+
+
+def _versus(difference: float, p: float, low: float = -1.0, high: float = 1.0) -> PairedDifference:
+    return {
+        "difference": difference,
+        "interval": [low, high],
+        "p": p,
+        "only_here": 9,
+        "only_undefended": 18,
+    }
+
+
+@pytest.mark.parametrize(
+    ("found", "words", "tone"),
+    [
+        (
+            _versus(-0.0009, 0.12, -0.0020, 0.0001),
+            "keeps the network's accuracy to within 0.5 points",
+            "good",
+        ),
+        (_versus(-0.0022, 0.0009, -0.0036, -0.0010), "costs 0.22 points of accuracy", "bad"),
+        (_versus(0.0022, 0.0009, 0.0010, 0.0036), "gains 0.22 points of accuracy", "good"),
+        (
+            _versus(-0.0022, 0.3, -0.0090, 0.0046),
+            "may cost more than 0.5 points of accuracy or none",
+            "plain",
+        ),
+    ],
+)
+def test_accuracy_is_said_to_change_or_to_stay_only_where_that_is_shown(
+    found: PairedDifference, words: str, tone: str
+) -> None:
+    results = make()
+    own = next(row for row in results["accuracy"] if row["defence"] == "region")
+    own["versus_undefended"] = found
+    (said,) = (f for f in outputs.get("table3").findings(results) if f.about == "Region-based")
+    assert "18 lost, 9 gained" in said.text
+    assert f"It {words}" in said.text
+    assert said.tone == tone
+    wide: Results = {**results, "config": {**results["config"], "protocol": {"margin": 0.02}}}
+    if tone == "plain":
+        assert "keeps the network's accuracy to within 2 points" in headline(wide)
+
+
+def test_several_comparisons_at_once_need_a_smaller_p_each() -> None:
+    results = make()
+    rows = [row for row in results["attacks"] if row["defence"] == "region" and row["reading"] == "unseen"]
+    tables = [row for row in rows if row["group"] in ("targeted", "untargeted", "combined")]
+    for row in tables:
+        row["versus_undefended"] = _versus(-0.5, 0.02)
+    assert "0 of 6 targeted attacks" in _targeted(results)
+    assert "(6 more do, but chance can explain it)" in _targeted(results)
+    for row in tables:
+        row["versus_undefended"] = _versus(-0.5, 0.02 / len(tables))
+    assert "6 of 6 targeted attacks" in _targeted(results)
+    for row in tables:
+        row["versus_undefended"] = _versus(0.5, 1e-9)  # more often
+    assert "0 of 6 targeted attacks" in _targeted(results)
+
+
+def _targeted(results: Results) -> str:
+    said = outputs.get("table4").findings(results)
+    return next(f.text for f in said if f.about == "Region-based")
 
 
 def test_few_examples_are_no_proof() -> None:
     said = findings(make(examples=4))
     untargeted = next(f for f in said if f.about == "Region-based" and "untargeted attacks" in f.text)
     assert untargeted.text.startswith("0 of 7 ")
-    assert "(5 more are lower, but within the intervals)" in untargeted.text
+    assert "more do, but chance can explain it)" in untargeted.text
     assert untargeted.tone == "plain"
 
 

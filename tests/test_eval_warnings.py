@@ -115,7 +115,7 @@ def test_lengths_that_the_search_has_decided(
 def test_too_few_examples(drawn: int, attacked: bool, expected: int) -> None:
     found = told(*([row("targeted", "T-FGSM", 90)] if attacked else []), drawn=drawn)
     assert len(found) == expected
-    assert not found or found[0].startswith(f"only {drawn} examples are attacked: the intervals are wide")
+    assert not found or found[0].startswith(f"few examples: with {drawn} examples an untargeted rate of 0 is")
 
 
 @pytest.mark.parametrize(

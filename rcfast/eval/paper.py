@@ -7,8 +7,6 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from rcfast.eval.statistics import Interval
-
 PERCENT = Decimal(100)
 
 
@@ -26,14 +24,11 @@ class Printed:
     def value(self) -> float:
         return float(Decimal(self.text) / self.scale)
 
-    def meets(self, interval: Interval) -> bool:
-        """Whether some value that would be printed like this lies in `interval`."""
-        printed = Decimal(self.text)
-        half = Decimal((0, (5,), int(printed.as_tuple().exponent) - 1))
-        return (
-            float((printed + half) / self.scale) >= interval.low
-            and float((printed - half) / self.scale) <= interval.high
-        )
+    @property
+    def rounding(self) -> float:
+        """Half a unit of the last digit: by how much a value that is printed like this may differ."""
+        exponent = int(Decimal(self.text).as_tuple().exponent)
+        return float(Decimal((0, (5,), exponent - 1)) / self.scale)
 
 
 @dataclass(frozen=True)
@@ -82,6 +77,12 @@ def cell(dataset: str, attack: str, defence: str) -> Cell | None:
         if printed:
             return Cell(Printed(printed[0], PERCENT), Printed(printed[1]))
     return None
+
+
+def trials(attack: str) -> int:
+    """Section 6.3: on how many adversarial examples a printed rate rests, all targets of an image being counted."""
+    own = document()["protocol"]
+    return int(own["examples"] * (own["targets"] if attack.startswith("T-") else 1))
 
 
 def attacks(table: str) -> tuple[str, ...]:

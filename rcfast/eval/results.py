@@ -31,13 +31,30 @@ class DatasetInfo(TypedDict):
     sizes: Sizes
 
 
+class PairedDifference(TypedDict):
+    """Rate of a defence less that of the undefended network on the same images, with its 95% interval.
+
+    p: of the paired test. only_here, only_undefended: in how many trials the one alone is right, or is broken.
+    """
+
+    difference: float
+    interval: list[float]
+    p: float
+    only_here: int
+    only_undefended: int
+
+
 class Accuracy(TypedDict):
-    """Benign test accuracy: `correct` of `n`. `per_seed`: counts by vote seed, empty when not random."""
+    """Benign test accuracy: `correct` of `n`, with the first vote seed; `per_seed`: for each, empty when not random.
+
+    versus_undefended: None for the undefended network itself.
+    """
 
     defence: str
     correct: int
     n: int
     per_seed: list[int]
+    versus_undefended: PairedDifference | None
 
 
 class Length(TypedDict):
@@ -63,6 +80,12 @@ class AttackRow(TypedDict):
     no attack. noise_mean and noise_se (over images) are over noise_n successes of noise_examples images in `norm`, None
     where there are too few; "unseen" leaves out the successes that need no attack. parameter: the confidence k or
     alpha. per_seed: success for each vote seed that judges, empty where nothing is random.
+
+    design_effect: by how much the targets of an image, which resemble each other, multiply the variance of the rate.
+    Of "unseen" alone, None otherwise: noise_median, the noise that suffices for half of the n, failures counted as
+    infinite, None where half is not reached; noise_median_interval, None for an end that is infinite; seeds_share, the
+    share of the rate's variance that comes from the vote's randomness, where two seeds judge; versus_undefended, where
+    the same attack was made on the undefended network.
     """
 
     group: Group
@@ -76,12 +99,17 @@ class AttackRow(TypedDict):
     examples: int
     interval: list[float]
     naive_interval: list[float]
+    design_effect: float
     already: float
     noise_mean: float | None
     noise_se: float | None
     noise_n: float
     noise_examples: int
+    noise_median: float | None
+    noise_median_interval: list[float | None] | None
     per_seed: list[int]
+    seeds_share: float | None
+    versus_undefended: PairedDifference | None
 
 
 class EnvelopeCurve(TypedDict):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
 
-from rcfast.eval.results import AttackRow, Group
+from rcfast.eval.results import AttackRow, Group, Reading
 from rcfast.eval.run import attack, labels
 from rcfast.eval.run.attack import Adversarial, Case, norm_of
 from rcfast.eval.run.config import TARGETED, TRAINED
@@ -22,11 +23,12 @@ from rcfast.eval.run.protocol import (
     NORMS,
     READINGS,
     Candidates,
-    summarise,
+    Outcome,
     targeted,
     untargeted,
 )
 from rcfast.eval.run.store import Arrays
+from rcfast.eval.run.summary import summarise
 
 # ---- which attacks
 
@@ -123,17 +125,26 @@ def rows(
     own: Measured,
     group: Group,
     name: str,
-    found: Sequence[Candidates],
+    cases: Sequence[Case],
     norm: float,
     *,
     any_label: bool = False,
     parameter: float | None = None,
+    alpha: float = 0.0,
 ) -> Iterator[AttackRow]:
     """Yield one row for each reading. any_label: every label but the true one is a success."""
     truth = examples(ctx).y[: examples(ctx).drawn]
+
+    def outcome(own: Measured, cases: Sequence[Case], reading: Reading) -> Outcome:
+        found = [candidates(ctx, own, case, alpha) for case in cases]
+        return untargeted(found, truth, reading) if any_label else targeted(found, reading)
+
+    point = judges(ctx)[0]
+    twins = [replace(case, network="point") for case in cases]
+    paired = own.name != "point" and point.name == "point" and set(twins) <= known(ctx)
     for reading in READINGS:
         yield summarise(
-            untargeted(found, truth, reading) if any_label else targeted(found, reading),
+            outcome(own, cases, reading),
             group=group,
             attack=name,
             norm=norm,
@@ -141,22 +152,26 @@ def rows(
             reading=reading,
             parameter=parameter,
             random=own.random,
+            undefended=outcome(point, twins, reading) if paired and reading == "unseen" else None,
         )
+
+
+def known(ctx: Context) -> set[Case]:
+    """Return the attacks of the run on the undefended network."""
+    return {*plain(ctx, "point"), *confident(ctx, "point")}
 
 
 def targeted_rows(ctx: Context, own: Measured) -> Iterator[AttackRow]:
     """Yield Table 4."""
     for case in plain(ctx, own.attacked, with_deepfool=False):
-        found = [candidates(ctx, own, case)]
-        yield from rows(ctx, own, "targeted", case.attack, found, norm_of(case.attack))
+        yield from rows(ctx, own, "targeted", case.attack, [case], norm_of(case.attack))
 
 
 def untargeted_rows(ctx: Context, own: Measured) -> Iterator[AttackRow]:
     """Yield Table 5."""
     for case in plain(ctx, own.attacked):
         name = f"U{case.attack[1:]}" if case.targeted else case.attack
-        found = [candidates(ctx, own, case)]
-        yield from rows(ctx, own, "untargeted", name, found, norm_of(case.attack), any_label=True)
+        yield from rows(ctx, own, "untargeted", name, [case], norm_of(case.attack), any_label=True)
 
 
 def combined_rows(ctx: Context, own: Measured) -> Iterator[AttackRow]:
@@ -168,20 +183,19 @@ def combined_rows(ctx: Context, own: Measured) -> Iterator[AttackRow]:
             continue
         if combined == "CA-L2":
             cases += [case for case in confident(ctx, own.attacked) if case.confidence]
-        found = [candidates(ctx, own, case) for case in cases]
         norm = norm_of(f"T-{members[0]}")
-        yield from rows(ctx, own, "combined", f"T-{combined}", found, norm)
+        yield from rows(ctx, own, "combined", f"T-{combined}", cases, norm)
         if combined == "CA-L2" and "DeepFool" in single:
-            found.append(candidates(ctx, own, single["DeepFool"]))
-        yield from rows(ctx, own, "combined", f"U-{combined}", found, norm, any_label=True)
+            cases.append(single["DeepFool"])
+        yield from rows(ctx, own, "combined", f"U-{combined}", cases, norm, any_label=True)
 
 
 def confidence_rows(ctx: Context, own: Measured, *, any_label: bool) -> Iterator[AttackRow]:
     """Yield Figure 6, or Figure 7 where any label counts."""
     cases, name = confident(ctx, own.attacked), "U-CW-L2" if any_label else "T-CW-L2"
     for case in cases if any(case.confidence for case in cases) else []:
-        k, found = case.confidence, [candidates(ctx, own, case)]
-        yield from rows(ctx, own, "confidence", name, found, 2, any_label=any_label, parameter=k)
+        k = case.confidence
+        yield from rows(ctx, own, "confidence", name, [case], 2, any_label=any_label, parameter=k)
 
 
 def adapted_cases(ctx: Context) -> list[Case]:
@@ -194,5 +208,5 @@ def adapted_rows(ctx: Context, own: Measured) -> Iterator[AttackRow]:
     """Yield Figure 8."""
     for case in adapted_cases(ctx) if own.attacked == "point" else []:
         for alpha in sorted(set(ctx.config.attacks.alphas)):
-            found, norm = [candidates(ctx, own, case, alpha)], norm_of(case.attack)
-            yield from rows(ctx, own, "adapted", f"{case.attack}-A", found, norm, parameter=alpha)
+            name, norm = f"{case.attack}-A", norm_of(case.attack)
+            yield from rows(ctx, own, "adapted", name, [case], norm, parameter=alpha, alpha=alpha)

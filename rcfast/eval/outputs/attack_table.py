@@ -31,6 +31,7 @@ from rcfast.eval.outputs.records import (
     columns,
     defences,
     label,
+    median_text,
     percent,
     percent_range,
     points,
@@ -47,8 +48,8 @@ from rcfast.eval.run.unit import Unit
 
 NOTE = (
     "Success: share of all n adversarial examples that get the defence to answer the target (targeted) or "
-    "anything but the true label (untargeted), with its Wilson 95% interval. Noise: mean ± standard error "
-    "over the successful ones, in the attack's norm."
+    "anything but the true label (untargeted), with its 95% interval, which resamples images. Noise: mean ± "
+    "standard error over the successful ones, in the attack's norm; median over all n, failures infinite."
 )
 
 
@@ -91,10 +92,11 @@ class AttackTable(Output):
         dataset = results["dataset"]["name"]
         published, seeds = paper.publishes(dataset), any(r["seeds"] for r in records)
         header: tuple[str, ...] = ("Attack", "Defence", "Success", "95% interval", "n", "Noise ± SE")
+        header += ("Median noise",)
         header += ("Wrong already",) if any(r["already"] for r in records) else ()
         header += ("Vote seeds", "Same votes") if seeds else ()
-        header += ("Paper", "Difference", "In interval") if published else ()
-        header += ("Paper noise", "Difference", "In interval") if published else ()
+        header += ("Paper", "Difference", "Agrees") if published else ()
+        header += ("Paper noise", "Difference", "Agrees") if published else ()
         rows = [_texts(readings, header) for readings in _by_cell(records)]
         note = f"{NOTE} {published_note(dataset)}"
         matrix = _matrix(results, records)
@@ -102,26 +104,23 @@ class AttackTable(Output):
 
     def findings(self, results: Results) -> Iterator[Finding]:
         """How much less often the attacks succeed than on the undefended network."""
-        point = cells(results, self.group, "point")
         for defence in defences(results):
             other = cells(results, self.group, defence)
             best = strongest(other.values())
-            if defence != "point" and best is not None and set(point) & set(other):
-                found = self._finding(defence, point, other, best)
+            if best is not None and any(r["difference"] is not None for r in other.values()):
+                found = self._finding(results, defence, other, best)
                 unproven = found.tone == "good" and not attacked_itself(results, defence)
                 yield replace(found, tone="plain") if unproven else found
 
-    def _finding(
-        self, defence: str, point: dict[str, Record], other: dict[str, Record], best: Record
-    ) -> Finding:
-        both, fewer = clearly_fewer(point, other)
+    def _finding(self, results: Results, defence: str, other: dict[str, Record], best: Record) -> Finding:
+        both, fewer, lower = clearly_fewer(results, self.group, defence)
         said = f"{len(fewer)} of {len(both)} {self.group} attacks succeed clearly less often than on the "
         said += "undefended network"
-        lower = [a for a in both if a not in fewer and other[a]["rate"] < point[a]["rate"]]
         if lower:
-            verb = "is" if len(lower) == 1 else "are"
-            said += f" ({len(lower)} more {verb} lower, but within the intervals)"
-        if blocked := [a for a in both if other[a]["rate"] < LOW and point[a]["rate"] > HIGH]:
+            verb = "does" if len(lower) == 1 else "do"
+            said += f" ({len(lower)} more {verb}, but chance can explain it)"
+        before = {a: other[a]["rate"] - other[a]["difference"] for a in both}
+        if blocked := [a for a in both if other[a]["rate"] < LOW and before[a] > HIGH]:
             verb = "falls" if len(blocked) == 1 else "fall"
             said += f"; {names(blocked)} {verb} from above {HIGH:.0%} to below {LOW:.0%}"
         said += f". The strongest, {attack_label(best['attack'])}, reaches {percent(best['rate'])}"
@@ -163,15 +162,15 @@ def _texts(readings: dict[str, Record], header: tuple[str, ...]) -> tuple[str, .
     r, same = readings["unseen"], readings["defence"]
     row: tuple[str, ...] = (f"{attack_label(r['attack'])} ({NORMS[r['norm']]})", label(r["defence"]))
     row += (percent(r["rate"], r["n"]), percent_range(r["rate_low"], r["rate_high"], r["n"]))
-    row += (f"{r['n']:,}", noise_text(r))
+    row += (f"{r['n']:,}", noise_text(r), median_text(r))
     row += (f"{r['already']:g}",) if "Wrong already" in header else ()
     if "Vote seeds" in header:
         row += (seeds_text(r), percent(same["rate"], same["n"]) if r["seeds"] else MISSING)
     if "Paper" in header:
         row += (percent(same["paper_rate"]), points(same["rate_difference"], same["n"]))
-        row += (yes_text(same["paper_rate_in_interval"]),)
+        row += (yes_text(same["paper_rate_agrees"]),)
         row += (MISSING if same["paper_noise"] is None else f"{same['paper_noise']:g}",)
-        row += (noise_difference_text(same), yes_text(same["paper_noise_in_interval"]))
+        row += (noise_difference_text(same), yes_text(same["paper_noise_agrees"]))
     return row
 
 
@@ -186,14 +185,15 @@ def _matrix(results: Results, records: list[Record]) -> Matrix:
         of = f"{NORMS[own[0]['norm']]}" + (f" · n = {own[0]['n']:,}" if same else "")
         row = [_cell(cells.get((attack, d)), not same, dataset) for d in shown]
         rows.append(((attack_label(attack), of), row))
-    return Matrix([("Attack", ""), *((label(d), "") for d in shown)], rows)
+    marks = ["" if attacked_itself(results, d) else "not attacked itself" for d in shown]
+    return Matrix([("Attack", ""), *zip(map(label, shown), marks, strict=True)], rows)
 
 
 def _cell(readings: dict[str, Record] | None, n_shown: bool, dataset: str) -> Cell | None:
     if readings is None or not readings["unseen"]["n"]:
         return None
     record, same, model = (readings[reading] for reading in ("unseen", "defence", "model"))
-    lines = noise_line(record)
+    lines = [*noise_line(record), Line("noise", "median", median_text(record))]
     if record["already"]:
         text = f"{record['already']:g} of {record['n']:,}"
         lines.append(Line("second", "wrong already", text))

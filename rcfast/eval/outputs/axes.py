@@ -121,7 +121,7 @@ def accuracy_against_r(ax: Any, length: Length, below: float | None = None) -> N
 
 
 def rate_curves(ax: Any, curves: dict[str, list[Record]], names: dict[str, str], x: str) -> None:
-    """Success rate against a parameter, one line per key of `curves`, with Wilson 95% bands."""
+    """Success rate against a parameter, one line per key of `curves`, with 95% bands."""
     look = styles(list(curves))
     for key, records in curves.items():
         colour, marker = look[key]
@@ -145,9 +145,18 @@ def noise_curves(ax: Any, curves: dict[str, list[Record]], names: dict[str, str]
         colour, marker = look[key]
         shown = [r for r in records if r["noise_mean"] is not None]
         at, mean = [r["parameter"] for r in shown], [r["noise_mean"] for r in shown]
-        error = [1.96 * (r["noise_se"] or 0.0) for r in shown]
+        ends = [(r["noise_low"], r["noise_high"]) for r in shown]
+        below = [0.0 if low is None else m - low for m, (low, _) in zip(mean, ends, strict=True)]
+        above = [0.0 if high is None else high - m for m, (_, high) in zip(mean, ends, strict=True)]
         ax.errorbar(
-            at, mean, yerr=error, color=colour, marker=marker, label=names[key], capsize=2, elinewidth=1
+            at,
+            mean,
+            yerr=[below, above],
+            color=colour,
+            marker=marker,
+            label=names[key],
+            capsize=2,
+            elinewidth=1,
         )
     norms = {r["norm"] for records in curves.values() for r in records}
     ax.set_ylim(bottom=0)
@@ -168,13 +177,13 @@ def security_curves(
         low, high = (100 * (1 - np.asarray(curve[end])) for end in ("high", "low"))
         ax.fill_between(at, low, high, step="post", color=colour, alpha=0.14, linewidth=0)
         left = 100 * (1 - np.asarray(curve["rate"]))
-        ax.step(at, left, where="post", color=colour, label=names[key], clip_on=False, zorder=3)
+        ax.step(at, left, where="post", color=colour, label=names[key], zorder=3)
         if random[key]:
             known = 100 * (1 - np.asarray(curve["known"]))
             ax.step(at, known, where="post", color=colour, linestyle=":", linewidth=1.2)
     ends = [_end(curve) for curve in curves.values()]
     ax.set_xlim(0, 1.05 * max(ends) or 1)
-    ax.set_ylim(0, 100)
+    ax.set_ylim(-1, 101)
     ax.set_yticks(range(0, 101, 20))
     ax.set_xlabel(f"largest {norm} noise allowed")
     ax.set_ylabel("accuracy left, %")

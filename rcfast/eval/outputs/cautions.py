@@ -3,10 +3,10 @@
 from collections.abc import Collection, Iterator
 
 from rcfast.eval.outputs.records import select
+from rcfast.eval.outputs.verdicts import TABLES
 from rcfast.eval.results import AttackRow, Results
 from rcfast.eval.run.config import TRAINED
-
-FEW = 30  # examples below which an interval says little
+from rcfast.eval.run.power import FEW, power
 
 
 def cautions(results: Results, *, drawn: int, networks: Collection[str]) -> Iterator[str]:
@@ -17,7 +17,7 @@ def cautions(results: Results, *, drawn: int, networks: Collection[str]) -> Iter
     yield from _attacks(results)
     yield from _length(results)
     if results["attacks"] and drawn < FEW:
-        yield f"only {drawn} examples are attacked: the intervals are wide"
+        yield f"few examples: {power(drawn, len(select(results, TABLES, defence='point')))}"
     if (
         "region" in results.get("defences", ())
         and results["attacks"]

@@ -18,11 +18,11 @@ from rcfast.eval.outputs.table import Bar, Cell, Line, Record
 LEGEND = (
     "The large number is the success rate; its 95% interval stands beside it and as a line on the bar. "
     "Below it the mean noise ± standard error, with the number of successful examples behind it in "
-    "brackets."
+    "brackets, and the median noise of all of them, with failures as infinite."
 )
 PAPER_LEGEND = (
     "The orange mark is the paper's value, said again below with the difference (ours minus the paper's); ✓"
-    " means that it lies in our interval, ≠ that it does not."
+    " means that chance can explain the difference, since the paper's examples are few as well, ≠ that it cannot."
 )
 
 
@@ -35,8 +35,8 @@ def published_note(dataset: str) -> str:
     """What a table's note says of the paper's values."""
     if paper.publishes(dataset):
         return (
-            f"Paper: {paper.document()['source']}; differences are ours minus the paper's, whose value lies "
-            "in our interval when one that rounds to it does."
+            f"Paper: {paper.document()['source']}; differences are ours minus the paper's, which agrees when the 95% "
+            "interval of the difference, the paper's own examples counted, reaches zero or what rounding can hide."
         )
     return f"The paper reports no values for {dataset}."
 
@@ -82,12 +82,10 @@ def paper_lines(record: Record, rate: paper.Printed | None, noise: paper.Printed
     if rate is None:
         return []
     difference = points(record["rate_difference"], record["n"])
-    lines = [Line("paper", "paper", f"{rate.text}% ({difference})", agrees=record["paper_rate_in_interval"])]
+    lines = [Line("paper", "paper", f"{rate.text}% ({difference})", agrees=record["paper_rate_agrees"])]
     if noise is not None:
         gap = "" if record["noise_difference"] is None else f" ({noise_difference_text(record)})"
-        lines.append(
-            Line("paper", "its noise", f"{noise.text}{gap}", agrees=record["paper_noise_in_interval"])
-        )
+        lines.append(Line("paper", "its noise", f"{noise.text}{gap}", agrees=record["paper_noise_agrees"]))
     return lines
 
 

@@ -9,8 +9,8 @@ from math import floor, log10
 
 from rcfast.eval import paper
 from rcfast.eval.outputs.table import Record
-from rcfast.eval.results import DEFENCES, Accuracy, AttackRow, Reading, Results
-from rcfast.eval.statistics import Interval, Mean, share, wilson
+from rcfast.eval.results import DEFENCES, Accuracy, AttackRow, PairedDifference, Reading, Results
+from rcfast.eval.statistics import Comparison, Interval, Mean, compare_means, compare_rates, share, wilson
 
 LABELS = {
     "point": "Point-based",
@@ -88,21 +88,43 @@ def _seeds(per_seed: list[int], n: int) -> Record:
     }
 
 
-def _against_rate(printed: paper.Printed | None, success: float, n: int, interval: Interval) -> Record:
-    measured = printed is not None and n > 0
+def _against_paper(name: str, printed: paper.Printed | None, found: Comparison | None) -> Record:
+    """A printed value beside ours: the difference with its interval, and whether chance can explain it."""
     return {
-        "paper_rate": printed.value if printed else None,
-        "rate_difference": rounded(success / n - printed.value) if printed and n else None,
-        "paper_rate_in_interval": printed.meets(interval) if printed and measured else None,
+        f"paper_{name}": printed.value if printed else None,
+        f"{name}_difference": rounded(found.difference) if found else None,
+        f"{name}_difference_low": rounded(found.interval.low) if found else None,
+        f"{name}_difference_high": rounded(found.interval.high) if found else None,
+        f"paper_{name}_agrees": found.agrees if found else None,
     }
 
 
-def _against_noise(printed: paper.Printed | None, mean: Mean) -> Record:
-    interval = mean.t_interval()
+def _against_rate(
+    printed: paper.Printed | None, trials: int, rate: float | None, interval: Interval, effect: float = 1.0
+) -> Record:
+    found = None
+    if printed is not None and rate is not None:
+        how = {"effect": effect, "rounding": printed.rounding}
+        found = compare_rates(rate, interval, printed.value, trials, **how)
+    return _against_paper("rate", printed, found)
+
+
+def _against_noise(cell: paper.Cell | None, trials: int, mean: Mean) -> Record:
+    if cell is None:
+        return _against_paper("noise", None, None)
+    successes = round(cell.success.value * trials)
+    found = compare_means(mean, cell.noise.value, successes, rounding=cell.noise.rounding)
+    return _against_paper("noise", cell.noise, found)
+
+
+def _versus(found: PairedDifference | None) -> Record:
+    """The comparison with the undefended network on the same images."""
+    low, high = found["interval"] if found else (None, None)
     return {
-        "paper_noise": printed.value if printed else None,
-        "noise_difference": rounded(mean.mean - printed.value) if printed and mean.mean is not None else None,
-        "paper_noise_in_interval": printed.meets(interval) if printed and interval else None,
+        "difference": rounded(found["difference"]) if found else None,
+        "difference_low": rounded(low),
+        "difference_high": rounded(high),
+        "difference_p": rounded(found["p"]) if found else None,
     }
 
 
@@ -110,13 +132,18 @@ def attack_record(row: AttackRow, dataset: str) -> Record:
     """One cell of Tables 4 to 6 or one point of Figures 6 to 8, with the paper's cell beside it.
 
     `rate`, `rate_low`, `rate_high`: success rate and its 95% interval, which resamples images; `wilson_*`: the naive
-    interval. `noise_n`: the successful examples, over which `noise_mean` and its standard error are taken. `paper_*`
-    are None where the paper prints nothing; a printed value lies in an interval when a value that rounds to it does.
+    interval. `noise_n`: the successful examples, over which `noise_mean` and its standard error are taken.
+    `noise_median`: over all n, failures infinite; None where half is not reached. `difference*`: from the undefended
+    network, on the same images. `paper_*` are None where the paper prints nothing; a printed value agrees where the
+    interval of the difference, in which its own few examples count too, reaches zero or what rounding can hide.
     """
     success, n = row["success"], row["n"]
     interval, mean = Interval(*row["interval"]), mean_of(row)
     plain = row["parameter"] is None
     published = paper.cell(dataset, row["attack"], row["defence"]) if plain else None
+    trials, rate = paper.trials(row["attack"]), success / n if n else None
+    low, high = row["noise_median_interval"] or (None, None)
+    likely = mean.t_interval()
     return {
         "group": row["group"],
         "attack": row["attack"],
@@ -127,7 +154,7 @@ def attack_record(row: AttackRow, dataset: str) -> Record:
         "success": success,
         "n": n,
         "examples": row["examples"],
-        "rate": rounded(success / n if n else None),
+        "rate": rounded(rate),
         "rate_low": rounded(interval.low),
         "rate_high": rounded(interval.high),
         "wilson_low": rounded(row["naive_interval"][0]),
@@ -135,10 +162,23 @@ def attack_record(row: AttackRow, dataset: str) -> Record:
         "already": row["already"],
         "noise_mean": rounded(mean.mean),
         "noise_se": rounded(mean.se),
+        "noise_low": rounded(likely.low) if likely else None,
+        "noise_high": rounded(likely.high) if likely else None,
         "noise_n": row["noise_n"],
+        "noise_median": rounded(row["noise_median"]),
+        "noise_median_low": rounded(low),
+        "noise_median_high": rounded(high),
         **_seeds(row["per_seed"], n),
-        **_against_rate(published.success if published else None, success, n, interval),
-        **_against_noise(published.noise if published else None, mean),
+        "seeds_share": rounded(row["seeds_share"]),
+        **_versus(row["versus_undefended"]),
+        **_against_rate(
+            published.success if published else None,
+            trials,
+            rate,
+            interval,
+            row["design_effect"] if row["attack"].startswith("T-") else 1.0,
+        ),
+        **_against_noise(published, trials, mean),
     }
 
 
@@ -150,13 +190,18 @@ def mean_of(row: AttackRow) -> Mean:
 def accuracy_record(row: Accuracy, dataset: str) -> Record:
     """One cell of Table 3: benign accuracy with its interval, and the paper's beside it."""
     correct, n = row["correct"], row["n"]
+    found, split = row["versus_undefended"], paper.split(dataset)
+    printed, trials = paper.accuracy(dataset, row["defence"]), split[2] if split else 0
     return {
         "defence": row["defence"],
         "correct": correct,
         "n": n,
         **_rate(correct, n),
+        **_versus(found),
+        "lost": found["only_undefended"] if found else None,
+        "gained": found["only_here"] if found else None,
         **_seeds(row["per_seed"], n),
-        **_against_rate(paper.accuracy(dataset, row["defence"]), correct, n, wilson(correct, n)),
+        **_against_rate(printed, trials, share(correct, n), wilson(correct, n)),
     }
 
 
@@ -179,6 +224,19 @@ def points(difference: float | None, n: int = 0) -> str:
     if difference is None:
         return MISSING
     return signed(100 * difference, 2 if n >= 2000 else 1)
+
+
+def p_text(p: float) -> str:
+    """A p-value with two digits, as an equation."""
+    return "p < 0.0001" if p < 1e-4 else f"p = {p:.2g}"
+
+
+def median_text(record: Record) -> str:
+    """The median noise with its interval; > where half of the adversarial examples never succeed."""
+    value, low, high = (record[f"noise_median{end}"] for end in ("", "_low", "_high"))
+    if value is None:
+        return "half never succeed" if low is None else f"half never succeed (at least {low:.3g})"
+    return f"{value:.3g} ({low:.3g}{DASH}{'never' if high is None else f'{high:.3g}'})"
 
 
 def signed(value: float, decimals: int) -> str:

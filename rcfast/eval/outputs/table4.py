@@ -37,7 +37,7 @@ class Table4(AttackTable):
             yield KeyFigure(percent(best["rate"]), "strongest targeted attack", attack_label(best["attack"]))
 
     def clause(self, results: Results) -> str:
-        both, fewer = clearly_fewer(*(cells(results, self.group, d) for d in ("point", "region")))
+        both, fewer, _ = clearly_fewer(results, self.group, "region")
         if not both:
             return ""
         stops = f"makes {len(fewer)} of {len(both)} targeted attacks succeed clearly less often"

@@ -15,7 +15,9 @@ from rcfast.eval.outputs.records import (
 )
 from rcfast.eval.outputs.table import Record
 from rcfast.eval.results import Results
+from rcfast.eval.statistics import CONFIDENCE, holm
 
+MOSTLY = 0.5  # share of a variance
 LOW, HIGH = 0.05, 0.95  # what "blocked" and "broken" mean
 TABLES = ("targeted", "untargeted", "combined")  # the groups of Tables 4 to 6
 
@@ -32,10 +34,23 @@ def strongest(records: Iterable[Record]) -> Record | None:
     return max((r for r in records if r["n"]), key=lambda r: r["rate"], default=None)
 
 
-def clearly_fewer(point: dict[str, Record], other: dict[str, Record]) -> tuple[list[str], list[str]]:
-    """(attacks measured on both, those whose interval lies wholly below that of the undefended network)."""
-    both = [attack for attack in point if attack in other]
-    return both, [attack for attack in both if other[attack]["rate_high"] < point[attack]["rate_low"]]
+def adjusted(results: Results, defence: str) -> dict[tuple[str, str], float]:
+    """p-values of the comparisons with the undefended network by (group, attack), Holm over Tables 4 to 6."""
+    rows = [row for row in select(results, TABLES, defence=defence) if row["versus_undefended"]]
+    found = holm([row["versus_undefended"]["p"] for row in rows if row["versus_undefended"]])
+    return {(row["group"], row["attack"]): p for row, p in zip(rows, found, strict=True)}
+
+
+def clearly_fewer(results: Results, group: str, defence: str) -> tuple[list[str], list[str], list[str]]:
+    """(attacks compared with the undefended network, those that succeed clearly less often, and others that do so).
+
+    Clearly: the adjusted p of the paired comparison is below 0.05.
+    """
+    compared, p = cells(results, group, defence), adjusted(results, defence)
+    both = [attack for attack in compared if (group, attack) in p]
+    lower = [attack for attack in both if compared[attack]["difference"] < 0]
+    clear = [attack for attack in lower if p[group, attack] < 1 - CONFIDENCE]
+    return both, clear, [attack for attack in lower if attack not in clear]
 
 
 def names(attacks: Iterable[str]) -> str:
@@ -51,7 +66,7 @@ def noise_phrase(record: Record) -> str:
 
 
 def seeds(results: Results) -> Iterator[Finding]:
-    """Whether another vote seed would have told another story: spreads beside the widths of the intervals."""
+    """Whether another vote seed would have told another story: the seeds' share of each rate's variance."""
     name = results["dataset"]["name"]
     records = [attack_record(row, name) for row in select(results)]
     voted = [r for r in records if r["seeds"] > 1 and r["n"]]
@@ -66,24 +81,30 @@ def seeds(results: Results) -> Iterator[Finding]:
             f"Over {widest['seeds']} vote seeds no success rate moved by more than {100 * spread:.1f} points "
             f"({attack_label(widest['attack'])}, {round(spread * widest['n'])} of {widest['n']:,} examples)"
         )
-    if all(r["seeds_high"] - r["seeds_low"] <= r["rate_high"] - r["rate_low"] for r in voted):
-        yield Finding(LABELS["region"], said + ": the vote's randomness does not carry the result.", "good")
+    most = max(voted, key=lambda r: r["seeds_share"] or 0.0)
+    share = most["seeds_share"] or 0.0
+    said += f". Of the variance of a rate at most {share:.0%}"
+    said += f" ({attack_label(most['attack'])})" if share else ""
+    said += " comes from the vote's randomness, the rest from which images were drawn"
+    if share <= MOSTLY:
+        yield Finding(LABELS["region"], f"{said}.", "good")
     else:
-        said += ", more than its 95% interval is wide: a larger m would settle it."
-        yield Finding(LABELS["region"], said, "bad")
+        yield Finding(
+            LABELS["region"], f"{said}: more vote seeds, or a larger m, would settle that one.", "bad"
+        )
 
 
 def agreement(results: Results) -> Iterator[Finding]:
-    """How often the paper's rates lie in our intervals."""
+    """How often chance and rounding explain the difference from the paper's rates."""
     name = results["dataset"]["name"]
     records = [attack_record(row, name) for row in select(results, TABLES, reading="defence")]
-    compared = [r for r in records if r["paper_rate_in_interval"] is not None]
+    compared = [r for r in records if r["paper_rate_agrees"] is not None]
     if compared:
-        inside = sum(r["paper_rate_in_interval"] for r in compared)
+        inside = sum(r["paper_rate_agrees"] for r in compared)
         gap = median(abs(r["rate_difference"]) for r in compared)
         yield Finding(
             "",
-            f"Of {len(compared)} success rates that the paper prints for {name}, "
-            f"{inside} lie in our 95% intervals; the median difference is {100 * gap:.1f} points. The "
-            "paper's rates come from few examples too, so a value just outside is no contradiction.",
+            f"Of {len(compared)} success rates that the paper prints for {name}, {inside} agree with ours: chance can "
+            "explain the difference (95% intervals of it, in which the paper's own few examples count as well). The "
+            f"median difference is {100 * gap:.1f} points.",
         )

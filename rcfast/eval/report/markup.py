@@ -31,10 +31,10 @@ def _bar(bar: Bar) -> str:
 
 
 def _sign(agrees: bool | None) -> str:
-    """Whether a value lies in our interval, as a sign with its words for screen readers."""
+    """Whether a value agrees with ours, as a sign with its words for screen readers."""
     if agrees is None:
         return ""
-    word, sign = ("in the interval", "✓") if agrees else ("outside the interval", "≠")
+    word, sign = ("agrees", "✓") if agrees else ("differs", "≠")
     return f' <span class="{"in" if agrees else "out"}" title="{word}" aria-label="{word}">{sign}</span>'
 
 
@@ -55,7 +55,8 @@ def _cell(cell: Cell | None) -> str:
         interval = f' <span class="ci">{escape(cell.interval)}</span>' if cell.interval else ""
         of = f' <span class="n">{escape(cell.of)}</span>' if cell.of else ""
         text = f"<b>{escape(cell.value)}</b>{interval}{of}{_bar(cell.bar) if cell.bar else ''}"
-    return f'<td class="cell">{text}{"".join(map(_line, cell.lines))}</td>'
+    kind = "cell" if cell.bar or not cell.value else "cell slim"
+    return f'<td class="{kind}">{text}{"".join(map(_line, cell.lines))}</td>'
 
 
 def matrix(table: Matrix, name: str) -> str:

@@ -21,7 +21,7 @@ from rcfast.eval.outputs.records import attack_label, defences, label
 from rcfast.eval.outputs.table import Table
 from rcfast.eval.report import markup
 from rcfast.eval.report.verdict import findings, headline, key_figures
-from rcfast.eval.report.wording import METHOD, precision
+from rcfast.eval.report.wording import METHOD, can_show, precision
 from rcfast.eval.results import Results
 from rcfast.eval.run.progress import duration
 from rcfast.eval.run.store import write_atomic
@@ -215,7 +215,7 @@ def _figure(results: Results, output: Output, plot: Plot) -> str:
 
 
 def _method(results: Results) -> str:
-    said = [*METHOD, *precision(results)]
+    said = [*METHOD, *can_show(results), *precision(results)]
     items = "".join(f"<li>{escape(text)}</li>" for text in said)
     return f'<ul class="method">{items}</ul>'
 

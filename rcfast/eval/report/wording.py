@@ -1,6 +1,9 @@
 """How the numbers were made, in sentences for the reader of the report."""
 
+from rcfast.eval.outputs.records import select
+from rcfast.eval.outputs.verdicts import TABLES
 from rcfast.eval.results import Results
+from rcfast.eval.run.power import power
 
 METHOD = (
     "Attacked are test examples drawn at random among those that the undefended network labels correctly, "
@@ -15,11 +18,24 @@ METHOD = (
     "differs. The data files also hold a third, in which the attacked network chooses.",
     "Intervals of rates are at the 95% level and resample images, with all targets of an image: adversarial examples "
     "made from one image resemble each other. Wilson's interval, which takes them as independent, is in the data.",
+    "A defence is compared with the undefended network on the same images, one by one. It is said to make an attack "
+    "succeed clearly less often where the paired test gives p < 0.05 after Holm's correction over all attacks of "
+    "Tables 4 to 6; to cost accuracy where McNemar's exact test gives p < 0.05; to keep accuracy where the interval of "
+    "the difference lies above minus protocol.margin.",
     "Noise is the mean over successful examples in the attack's norm, for inputs in [0, 1], with its standard error "
     "over images; L0 counts changed coordinates. Examples that a defence gets wrong without any attack count as "
     "successes, are shown apart, and are left out of the mean noise.",
     "outcomes.csv holds every adversarial example with its noise and all labels, for other statistics.",
 )
+
+
+def can_show(results: Results) -> list[str]:
+    """What the number of examples can show at all."""
+    rows = select(results, TABLES, defence="point")
+    if not rows:
+        return []
+    said = power(max(row["examples"] for row in rows), len(rows))
+    return [f"{said[0].upper()}{said[1:]}."]
 
 
 def precision(results: Results) -> list[str]:

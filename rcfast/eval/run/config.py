@@ -77,6 +77,7 @@ class Protocol:
     examples: int = 100  # correctly classified test examples to attack
     targets: int = 0  # targets per example; 0 = all
     block: int = 25  # examples per part on disk
+    margin: float = 0.005  # accuracy that a defence may lose at most and still be said to keep it
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from rcfast.eval.run.context import Context
 from rcfast.eval.run.examples import DrawnExamples
 from rcfast.eval.run.networks import builder
 from rcfast.eval.run.pace import Pace, backward_seconds, forward_seconds, remembered
+from rcfast.eval.run.power import FEW, comparisons, power
 from rcfast.eval.run.progress import duration
 from rcfast.eval.run.unit import STAGES, Unit
 from rcfast.eval.run.voter import Voter
@@ -66,6 +67,9 @@ def describe(
     lines.append(
         f"in all about {duration(total)} on {ctx.device} (a guess from the speed of the network here)"
     )
+    if any(row.name == "attack" and row.total for row in rows):
+        few = "warning: " if config.protocol.examples < FEW else ""
+        lines.append(few + power(config.protocol.examples, comparisons(config)))
     if processes > 1:
         shared = makespan(jobs, processes) + rows[-1].seconds
         lines.append(f"by {processes} processes, each as fast as this one, about {duration(shared)}")

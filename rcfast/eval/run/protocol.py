@@ -8,8 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rcfast.eval.results import AttackRow, Group, Reading
-from rcfast.eval.statistics import clustered_mean, clustered_rate, wilson
+from rcfast.eval.results import Reading
 
 READINGS: tuple[Reading, ...] = ("unseen", "defence", "model")
 NORMS = {0: "L0", 2: "L2", float("inf"): "Linf"}
@@ -135,55 +134,3 @@ def untargeted(candidates: Sequence[Candidates], true_labels: np.ndarray, readin
     wins = np.concatenate([c.said != true_labels[None, :, None] for c in candidates], axis=2)
     already = (candidates[0].clean != true_labels)[..., None]
     return _outcome(noise, available, wins, already, reading)
-
-
-def summarise(
-    outcome: Outcome,
-    *,
-    group: Group,
-    attack: str,
-    norm: float,
-    defence: str,
-    reading: Reading,
-    parameter: float | None = None,
-    random: bool = False,
-) -> AttackRow:
-    """Return one row of the results; `random` adds every vote seed's count.
-
-    Reading "unseen" is the mean over the seeds that judge, and its noise leaves out what succeeds without an attack;
-    the others are by the first seed alone, as the paper counts.
-    """
-    unseen = reading == "unseen"
-    judging = slice(None) if unseen else slice(1)
-    success, noise, already = (
-        np.moveaxis(part[judging], 0, -1) for part in (outcome.success, outcome.noise, outcome.already)
-    )
-    n, judged = int(success[..., 0].size), success.shape[-1]
-    count = success.sum() / judged
-    counted = success & ~already if unseen else success
-    mean = clustered_mean(noise, counted)
-    interval, naive = clustered_rate(success), wilson(count, n)
-    return {
-        "group": group,
-        "attack": attack,
-        "norm": NORMS[norm],  # type: ignore[typeddict-item]
-        "defence": defence,
-        "reading": reading,
-        "parameter": parameter,
-        "success": _whole(count),
-        "n": n,
-        "examples": len(success),
-        "interval": [interval.low, interval.high],
-        "naive_interval": [naive.low, naive.high],
-        "already": _whole((success & already).sum() / judged),
-        "noise_mean": mean.mean,
-        "noise_se": mean.se,
-        "noise_n": _whole(counted.sum() / judged),
-        "noise_examples": int(counted.any(axis=(1, 2)).sum()),
-        "per_seed": [int(s.sum()) for s in outcome.success] if random else [],
-    }
-
-
-def _whole(value: float) -> float:
-    """A count as an integer where it is one: a mean over seeds need not be."""
-    return int(value) if float(value).is_integer() else float(value)

@@ -193,6 +193,7 @@ def validate(config: Config) -> None:
     _need(protocol.examples >= 1, "protocol.examples", "be at least 1", protocol.examples)
     _need(protocol.targets >= 0, "protocol.targets", "not be negative", protocol.targets)
     _need(protocol.block >= 1, "protocol.block", "be at least 1", protocol.block)
+    _need(0 <= protocol.margin < 1, "protocol.margin", "lie in [0, 1)", protocol.margin)
     _need(config.checks.examples >= 0, "checks.examples", "not be negative", config.checks.examples)
     for name in attacks.names:
         _need(
