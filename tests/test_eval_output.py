@@ -299,7 +299,7 @@ def test_tables_are_the_same_bytes_every_time(tmp_path: Path) -> None:
     for folder, document in (("a", make()), ("b", shuffled)):
         export.write(document, tmp_path / folder)
     names = sorted(path.name for path in (tmp_path / "a" / "tables").iterdir())
-    assert len(names) == 4 * 8
+    assert len(names) == 4 * 9
     for name in names:
         assert (tmp_path / "a" / "tables" / name).read_bytes() == (
             tmp_path / "b" / "tables" / name
@@ -309,7 +309,8 @@ def test_tables_are_the_same_bytes_every_time(tmp_path: Path) -> None:
 def _bare() -> Results:
     bare = make()
     bare["attacks"], bare["accuracy"], bare["grids"] = [], [], {}
-    bare["worst"], bare["curves"], bare["optimality"], bare["checks"] = [], [], [], []
+    bare["worst"], bare["curves"], bare["optimality"] = [], [], []
+    bare["checks"], bare["certified"] = [], []
     del bare["length"]
     del bare["histograms"]
     return bare
@@ -339,7 +340,7 @@ def test_only_the_outputs_asked_for(results: Results) -> None:
 def test_every_figure_is_written(drawn: tuple[Results, Path]) -> None:
     _, out = drawn
     found = sorted(path.name for path in (out / "figures").iterdir())
-    wanted = ["curves", *(name for name in outputs.NAMES if name.startswith("figure"))]
+    wanted = [*("curves", "radii"), *(name for name in outputs.NAMES if name.startswith("figure"))]
     assert found == sorted(f"{name}.{ending}" for name in wanted for ending in ("csv", "json", "png", "svg"))
     for name in wanted:
         with Image.open(out / "figures" / f"{name}.png") as image:

@@ -226,8 +226,8 @@ def test_report_has_everything(results: Results, read: tuple[str, _Page]) -> Non
         *("a test's", "1.7 times", "arXiv:1709.05583", "3 vote seeds"),
     ):
         assert said in page.text, said
-    assert page.tags.count("figure") == 9
-    assert page.tags.count("svg") == 3 + 1 + 3 + 1 + 1 + 2 + 2 + 1 + 1
+    assert page.tags.count("figure") == 10
+    assert page.tags.count("svg") == 3 + 1 + 3 + 1 + 1 + 2 + 2 + 1 + 1 + 1
 
 
 def test_report_shows_names_as_they_are(read: tuple[str, _Page]) -> None:

@@ -33,6 +33,7 @@ from rcfast.eval.statistics import wilson
 
 NORMS = ("L1", "L2", "Linf")
 FILE = "certificates.csv"
+SUMMED = 2  # radii that a line of the summary has room for
 SECTION = "Certificates"
 CONFIRM, SURE = 10_000, 1e-6  # points and error with which a contradiction is confirmed before it ends a run
 
@@ -123,7 +124,8 @@ class Certified(Output):
     def summary(self, results: Results) -> list[str]:
         rows = [
             [case["region"], _network(case), case["norm"], f"ACR {size_text(case['acr'])}",
-             *(f"{percent(r['rate'], case['n'])} at {r['radius']:g}" for r in _records(case))]
+             *(f"{percent(r['rate'], r['n'])} ({percent_range(r['rate_low'], r['rate_high'], r['n'])}) "
+               f"at {r['radius']:g}" for r in _records(case)[:SUMMED])]
             for case in results.get("certified", [])
         ]  # fmt: skip
         return ["Certified accuracy", *columns(rows)] if rows else []
