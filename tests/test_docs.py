@@ -58,11 +58,20 @@ def test_every_page_with_python_is_run() -> None:
         "checks.md",
         "data.md",
         "evaluation.md",
+        "regions.md",
         "scaling.md",
         "statistics.md",
         "training.md",
         "voting.md",
     }
+
+
+def test_regions(namespace: dict[str, Any]) -> None:
+    (block,) = blocks("regions.md")
+    run(block, namespace)
+    for found in ("smooth", "ball", "thin"):
+        assert namespace[found].shape == (5,)
+    assert namespace["search"].r in namespace["search"].radii
 
 
 def test_voting(namespace: dict[str, Any], digits: data.Dataset) -> None:
