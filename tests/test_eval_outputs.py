@@ -26,7 +26,8 @@ def arguments(out: Path, *more: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def as_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "toy_output", raising=False)
+    for toy in ("toy_output", "toy_attack"):
+        monkeypatch.delitem(sys.modules, toy, raising=False)
     monkeypatch.syspath_prepend(str(Path(__file__).parent))
     monkeypatch.setattr(outputs, "_registered", dict(outputs._registered))
 
@@ -140,3 +141,40 @@ def test_a_unit_is_found_by_its_inputs_alone(tmp_path: Path) -> None:
     assert context().find(toy_output.Light(power=2)) is None
     assert context("vote.m=7").find(toy_output.Light()) is not None  # votes do not count for it
     assert context("protocol.examples=2").find(toy_output.Light()) is None
+
+
+VOTE = [
+    'defences=["point","region"]',
+    'attacks.names=["DeepFool"]',
+    "train.point.epochs=3",
+    "protocol.examples=4",
+    "protocol.block=3",
+    "vote.m=20",
+    "length.r=0.1",
+    "length.r_max=0",
+    "length.m=20",
+]
+
+
+@pytest.mark.parametrize("itself", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_an_attack_on_the_vote_from_outside_counts_in_the_worst_case(tmp_path: Path, itself: bool) -> None:
+    settings = [item for text in VOTE for item in ("--set", text)]
+    only = "worst,curves,optimality,table5" + ",shake" * itself
+    argv = ["--out", str(tmp_path), "--quiet", *settings, "--outputs", "toy_attack", "--only", only]
+    assert cli.main(argv) == cli.DONE
+    results = json.loads((tmp_path / "results.json").read_text())
+    worst = {row["defence"]: row for row in results["worst"]}
+    assert worst["region"]["attacks"] == 1 + itself
+    assert worst["region"]["on_itself"] == ["U-Shake on region"] * itself
+    assert worst["point"]["attacks"] == 1, "it was made for the vote and is shown to nobody else"
+    assert results["direct"] == {"point": ["DeepFool on point"]} | (
+        {"region": ["U-Shake on region"]} if itself else {}
+    )
+    marked = 'class="untested">not attacked itself'  # in the verdict
+    assert (marked in (tmp_path / "report.html").read_text()) == (not itself)
+    attacks = {(row["defence"], row["attack"]) for row in results["curves"]}
+    assert (("region", "U-Shake") in attacks) == itself
+    shaken = [row for row in results["optimality"] if row["network"] == "region"]
+    assert [row["attack"] for row in shaken] == ["U-Shake"] * itself
+    lines = (tmp_path / "outcomes.csv").read_text().splitlines()
+    assert sum(line.startswith("U-Shake,0.0,0.0,region,region,") for line in lines) == 4 * itself
