@@ -1,8 +1,14 @@
-"""``python -m rcfast.info``: what was built, what it runs on, and the versions of what it builds on."""
+"""``python -m rcfast.info``: what was built, what it runs on, and the versions of what it builds on.
 
+``--json`` prints the same facts for programs and for reports of faults.
+"""
+
+import argparse
+import json
 import os
 import platform
 import sys
+from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,7 +17,8 @@ import torch
 
 from rcfast import __version__, hardware, ops
 
-_PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "safetensors", "matplotlib")
+_PACKAGES = ("torch", "torchvision", "numpy", "scikit-learn", "scipy", "safetensors", "pillow", "matplotlib")
+_OPTIONAL = ("timm", "transformers", "pyarrow", "foolbox", "adversarial-robustness-toolbox", "torchattacks")
 
 
 def _cpu_name() -> str:
@@ -40,6 +47,7 @@ def environment() -> dict[str, Any]:
         "rcfast": __version__,
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
+        "optional": {name: _version(name) for name in _OPTIONAL},
         "platform": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
@@ -61,14 +69,22 @@ def _devices() -> list[torch.device]:
     return [torch.device("cpu"), *(torch.device("cuda", i) for i in range(torch.cuda.device_count()))]
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the facts; the exit code is 1 where the native module is missing or broken."""
+    made = argparse.ArgumentParser(prog="python -m rcfast.info", description=__doc__.partition("\n")[0])
+    made.add_argument("--json", action="store_true", help="print JSON")
     facts = environment()
     native = facts["native"]
+    if made.parse_args(argv).json:
+        print(json.dumps(facts, indent=1))
+        return int("error" in native)
     print(f"rcfast {facts['rcfast']}, Python {facts['python']}, {facts['platform']}")
     print(
         "packages     ",
         ", ".join(f"{name} {number or 'missing'}" for name, number in facts["packages"].items()),
     )
+    there = [f"{name} {number}" for name, number in facts["optional"].items() if number]
+    print("optional     ", ", ".join(there) or "none of " + ", ".join(facts["optional"]))
     print(f"cpu           {facts['cpu']}, {facts['cores']} cores, {facts['threads']} threads")
     if "error" in native:
         print(f"native        {native['error']}")

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from rcfast import data
+from rcfast.data import splits
 from rcfast.eval import paper
 
 
@@ -69,7 +70,7 @@ def test_seed_moves_validation_and_leaves_test_alone():
 
 def test_the_random_split_is_the_same_on_every_machine():
     # Computed once from PCG64's raw stream, which NumPy keeps as it is.
-    assert data._shuffled(8, 0).tolist() == [3, 2, 1, 6, 0, 7, 4, 5]
+    assert splits.shuffled(8, 0).tolist() == [3, 2, 1, 6, 0, 7, 4, 5]
 
 
 @pytest.mark.parametrize(("n", "held"), [(60, 10), (6, 1), (40_000, 5_000)])
@@ -166,6 +167,26 @@ def test_a_users_file_is_not_taken_for_the_set_of_its_name(tmp_path, name):
     assert own.num_classes == 3
 
 
+@pytest.mark.parametrize("dtype", [">f4", "<f8", ">f8", "f2", np.longdouble])
+def test_any_byte_order_and_precision_of_floats(tmp_path, dtype):
+    x = {key: (arrays()[key] / 256).astype(dtype) for key in ("x_train", "x_test")}
+    found = data.load(write(tmp_path / "a.npz", **x, y_train=arrays()["y_train"].astype(">i8")))
+    assert found.test.x.dtype == torch.float32
+    expected = torch.from_numpy(x["x_test"].astype(np.float64)).float()
+    assert torch.equal(found.test.x[:, 0], expected)
+
+
+def test_labels_may_be_missing_where_a_network_knows_more(tmp_path):
+    y = {key: np.array([3, 7, 999])[arrays()[key]] for key in ("y_train", "y_test")}
+    path = write(tmp_path / "a.npz", **y)
+    with pytest.raises(ValueError, match="label 0 has no example"):
+        data.load(path)
+    assert data.load(path, classes=1000).num_classes == 1000
+    assert data.load(path, some_classes=True).num_classes == 1000
+    with pytest.raises(ValueError, match=r"y_train must lie in \[0, 998\], got 999"):
+        data.load(path, classes=999)
+
+
 FAULTS = {
     "missing key": ({"y_test": None}, "missing y_test"),
     "vectors": (
@@ -174,6 +195,10 @@ FAULTS = {
     ),
     "channels first": (
         {"x_train": np.zeros((60, 3, 32, 32), np.uint8)},
+        r"x_train must have its channels last, got shape \[60, 3, 32, 32\]: use array.transpose\(0, 2, 3, 1\)",
+    ),
+    "small channels first": (
+        {"x_train": np.zeros((60, 3, 4, 4), np.uint8)},
         "x_train must have its channels last",
     ),
     "integers": ({"x_train": arrays()["x_train"].astype(np.int64)}, "x_train must be uint8 or float.*int64"),

@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import people
+import photographs
 import pytest
 import torch
+import torchvision
 from torch import nn
 
 from rcfast import RegionClassifier, data, training
@@ -60,6 +63,8 @@ def test_every_page_with_python_is_run() -> None:
         "evaluation.md",
         "regions.md",
         "scaling.md",
+        "exchange.md",
+        "models.md",
         "statistics.md",
         "training.md",
         "voting.md",
@@ -119,12 +124,23 @@ def test_scaling(namespace: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(tmp_path)
-    embedded, own = blocks("data.md")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    embedded, own, folder = blocks("data.md")
     found: dict[str, Any] = {}
     run(embedded, found)
     assert capsys.readouterr().out == re.search(r"# (.*\n)", embedded)[1]  # type: ignore[index]
     run(own, found)
     assert (found["own"].name, found["own"].num_classes, len(found["own"].test)) == ("own", 10, 100)
+    run(folder, found)
+    assert capsys.readouterr().out == re.search(r"# (\(3, 32.*\n)", folder)[1]  # type: ignore[index]
+
+
+def test_models(capsys: pytest.CaptureFixture[str]) -> None:
+    (block,) = blocks("models.md")
+    found: dict[str, Any] = {}
+    run(block, found)
+    assert "resize=256" in capsys.readouterr().out
+    assert found["model"](torch.rand(2, 3, 64, 64)).shape == (2, 4)
 
 
 def test_training(
@@ -217,6 +233,17 @@ def test_a_command_of_the_docs_works(
         (tmp_path / name).write_text(code)
     small(tmp_path / "mine.npz", 8, 3)
     small(tmp_path / "DATA" / "mnist.npz", 28, 10)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    if "photos" in command:
+        photographs.write(tmp_path / "photos", 20, side=64)
+        torch.save(torchvision.models.squeezenet1_1(num_classes=4).state_dict(), tmp_path / "mine.pth")
+    if "--model" not in command and "imagenet" in command:  # whose weights would be fetched
+        command += " --model torchvision:squeezenet1_1 --weights mine.pth"
+    if "imagenet" in command:  # whose data sets are larger
+        command += " --set data.validation=4 --set data.test=12"
+    if "hf:" in command:
+        people.write_hub(tmp_path / "hub")
+        people.write_vit(tmp_path / "vit")
     monkeypatch.setitem(data.PUBLISHED, "mnist", (300, 50, (1, 28, 28)))
     given = shlex.split(command)
     parsed = cli.parser().parse_args(given)

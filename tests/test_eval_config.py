@@ -112,7 +112,8 @@ def test_bad_settings_are_named(setting: str, message: str) -> None:
 
 def test_unknown_preset_is_named() -> None:
     with pytest.raises(
-        ConfigError, match=r"preset must be one of quick, certified, cpu, paper .* got 'fast'"
+        ConfigError,
+        match=r"preset must be one of quick, certified, cpu, paper, imagenet-first-look .* got 'fast'",
     ):
         build("fast")
 

@@ -1,5 +1,6 @@
 """The native module as a binary: what it exports, what it needs, that it lets others run."""
 
+import json
 import os
 import shutil
 import signal
@@ -89,6 +90,16 @@ def test_a_forked_child_samples():
         ops.sample_hypercube_(again, x, 0.5, example_ids=ids)
         os._exit(0 if again.numpy().tobytes() == expected else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+
+
+def test_info_as_json_is_the_same_facts():
+    printed = subprocess.run(
+        [sys.executable, "-m", "rcfast.info", "--json"], capture_output=True, text=True, check=True
+    )
+    said, facts = json.loads(printed.stdout), info.environment()
+    assert said == json.loads(json.dumps({**facts, "threads": said["threads"]}))
+    assert said["packages"]["torch"] == facts["packages"]["torch"]
+    assert {"rcfast", "python", "platform", "cpu", "native", "cuda_devices", "auto", "optional"} <= set(said)
 
 
 def test_info_prints_what_was_built():

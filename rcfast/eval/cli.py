@@ -36,6 +36,7 @@ examples
   torchrun --nproc-per-node=2 -m rcfast.eval                   shared by two processes, with the same results
   python -m rcfast.eval --defence mymodule:make                a defence of your own beside the four
   python -m rcfast.eval --dataset mine.npz --model net:make    your data, your trained network
+  python -m rcfast.eval --preset imagenet-first-look --dataset photos --dry-run    ImageNet's size, ResNet-50
 """
 
 
@@ -53,7 +54,8 @@ def parser() -> argparse.ArgumentParser:
     add(
         "--dataset",
         metavar="NAME",
-        help="digits, mnist, cifar10 or an .npz in the Keras layout (default: the preset's)",
+        help="digits, mnist, cifar10, an .npz in the Keras layout, a folder of images (ImageFolder), or Parquet "
+        "(default: the preset's)",
     )
     add("--root", metavar="DIR", help="folder of the data (default: RCFAST_DATA, else the cache)")
     add("--device", metavar="DEV", help="auto, cpu or cuda (default: auto)")
@@ -67,12 +69,36 @@ def parser() -> argparse.ArgumentParser:
     add("--set", metavar="KEY=VALUE", action="append", default=[], help="override one value; may be repeated")
     add("--defence", metavar="MODULE:FACTORY", help="measure a defence of your own, too")
     add(
-        "--model", metavar="SOURCE", help="a network of your own: module:factory, FILE.safetensors, or a name"
+        "--model",
+        metavar="SOURCE",
+        help="a network of your own: module:factory, FILE.safetensors, torchvision:NAME, timm:NAME, hf:FOLDER, or a "
+        "name of rcfast.models",
+    )
+    add(
+        "--weights",
+        metavar="FILE",
+        help="of a network of torchvision, timm or transformers: safetensors, or a PyTorch file of tensors; none: "
+        "untrained (default: the library's own)",
     )
     add(
         "--outputs",
         metavar="MODULE",
         help="a module of your own that registers tables or figures (rcfast.eval.outputs.register)",
+    )
+    add(
+        "--import",
+        metavar="FILE",
+        action="append",
+        default=[],
+        dest="imports",
+        help="adversarial examples that others made: .npz, or tensors of torchattacks or AutoAttack; FILE@DEFENCE:NORM "
+        "where not for the undefended network in L2; may be repeated",
+    )
+    add(
+        "--export",
+        metavar="FORMAT",
+        choices=["robustbench"],
+        help="robustbench: write export/: one JSON a defence, and the adversarial examples as 8-bit images",
     )
     add("--only", metavar="LIST", help="outputs to make, such as table4,figure8; runs only what they need")
     add("--seed", type=int, metavar="N", help="of training and of the drawn examples (default: 0)")
@@ -100,6 +126,7 @@ def configuration(arguments: argparse.Namespace) -> Config:
         ("dataset", "data", "name"),
         ("root", "data", "root"),
         ("model", "model", "source"),
+        ("weights", "model", "weights"),
         ("device", "", "device"),
         ("defence", "", "user_defence"),
         ("seed", "", "seed"),
@@ -107,6 +134,8 @@ def configuration(arguments: argparse.Namespace) -> Config:
         value = getattr(arguments, option)
         if value is not None:
             (over.setdefault(section, {}) if section else over)[key] = value
+    if arguments.imports:
+        over.setdefault("attacks", {})["imports"] = arguments.imports
     return build(arguments.preset, overrides=over, settings=arguments.set)
 
 
@@ -140,6 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 wanted = parse_only(arguments.only)
                 if arguments.strict and "checks" not in wanted:
                     wanted = (*wanted, "checks")
+                if arguments.export:
+                    wanted = (*wanted, arguments.export)
         except SystemExit as stop:
             return stop.code if isinstance(stop.code, int) else BAD_ARGUMENTS
         except ConfigError as error:

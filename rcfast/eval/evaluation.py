@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from rcfast import data, info
+from rcfast import data, info, models
 from rcfast.eval import outputs as known
 from rcfast.eval import report
 from rcfast.eval.outputs import drawing, export, outcomes
@@ -29,11 +30,12 @@ from rcfast.eval.run.judges import judges
 from rcfast.eval.run.labels import AdversarialLabels
 from rcfast.eval.run.length import LearntLength, searched
 from rcfast.eval.run.loop import note, perform
-from rcfast.eval.run.networks import needed_for
+from rcfast.eval.run.networks import given_network, needed_for
 from rcfast.eval.run.progress import Progress
 from rcfast.eval.run.store import Store, digest, write_atomic
 from rcfast.eval.run.team import Team
 from rcfast.eval.run.unit import STAGES, Unit, closure
+from rcfast.running import plain
 
 DRAWING = 1  # version of the step that draws: part of its key
 
@@ -114,7 +116,9 @@ def prepare(
     team = team or Team()
     device = find_device(config.device, team)
     names = tuple(output.name for output in chosen)
-    ctx = Context(resolved(config, device), store, progress, device, load_data(config), out, names, team)
+    given = given_network(config)
+    dataset = load_data(config, given, progress=progress.mode == "bars")
+    ctx = Context(resolved(config, device), store, progress, device, dataset, out, names, team, given)
     for unit in plan(ctx, chosen):
         unit.check(ctx)
     return ctx
@@ -151,13 +155,45 @@ def find_device(name: str, team: Team) -> torch.device:
     return device
 
 
-def load_data(config: Config) -> data.Dataset:
-    """Return the data set of a run. Raises ConfigError."""
-    own = config.data
+def load_data(config: Config, given: nn.Module | None = None, *, progress: bool = False) -> data.Dataset:
+    """Return the data set of a run, prepared as its network wants it. Raises ConfigError.
+
+    given: the user's own network; it may know more classes than the data show.
+    """
+    own, source = config.data, config.model.source
     try:
-        return data.load(own.name, own.root or None, validation=own.validation or None, seed=own.seed)
-    except (ValueError, OSError) as error:
+        about = models.metadata(source, config.model.weights) if models.is_source(source) else None
+        classes = given.metadata.classes if isinstance(given, models.Prepared) else ()
+        loaded = data.load(
+            own.name,
+            own.root or None,
+            validation=own.validation or None,
+            test=own.test or None,
+            seed=own.seed,
+            size=own.size or None,
+            preparation=about.preparation if about is not None and not own.size else None,
+            classes=classes or None,
+            some_classes=given is not None,
+            progress=progress,
+        )
+    except (ValueError, OSError, ImportError) as error:
         raise ConfigError(f"--dataset {own.name}: {error}") from error
+    return (
+        loaded if given is None else dataclasses.replace(loaded, num_classes=_labels(given, loaded, source))
+    )
+
+
+def _labels(given: nn.Module, dataset: data.Dataset, source: str) -> int:
+    """Return the number of classes of the user's network. Raises ConfigError where the data know others."""
+    try:
+        labels = plain(given).needs(dataset.test.x[:1]).labels
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"--model {source}: {error}") from error
+    if labels < dataset.num_classes:
+        raise ConfigError(
+            f"--model {source}: knows {labels} classes, and {dataset.name} has labels up to {dataset.num_classes - 1}"
+        )
+    return labels
 
 
 # ---- from finished work to files

@@ -86,8 +86,8 @@ def trials(attack: str) -> int:
 
 
 def attacks(table: str) -> tuple[str, ...]:
-    """Names of the attacks of "table4", "table5" or "table6", in the paper's order of columns."""
-    return tuple(document()[table]["mnist"])
+    """Names of the attacks of "table4", "table5" or "table6", in the paper's order; none for others."""
+    return tuple(document().get(table, {}).get("mnist", ()))
 
 
 def figure(name: str, dataset: str) -> dict[str, Any]:

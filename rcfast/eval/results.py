@@ -14,7 +14,7 @@ OUTPUTS = (
     *("figure1", "figure2", "figure4", "figure5", "figure6", "figure7", "figure8", "figure9"),
 )
 
-Group = Literal["targeted", "untargeted", "combined", "confidence", "adapted"]
+Group = Literal["targeted", "untargeted", "combined", "confidence", "adapted", "imported"]
 Reading = Literal["unseen", "defence", "model"]
 
 

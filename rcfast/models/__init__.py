@@ -5,10 +5,25 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from .cnn import digits_cnn, mnist_cnn
+from .libraries import Metadata
 from .network import ARCHITECTURES, Network
 from .resnet import cifar_resnet
+from .sources import Prepared, is_source, load, metadata
 
-__all__ = ["ARCHITECTURES", "Network", "build", "cifar_resnet", "digits_cnn", "for_dataset", "mnist_cnn"]
+__all__ = [
+    "ARCHITECTURES",
+    "Metadata",
+    "Network",
+    "Prepared",
+    "build",
+    "cifar_resnet",
+    "digits_cnn",
+    "for_dataset",
+    "is_source",
+    "load",
+    "metadata",
+    "mnist_cnn",
+]
 
 
 class _Described(Protocol):
@@ -18,17 +33,21 @@ class _Described(Protocol):
     def num_classes(self) -> int: ...
 
 
-def build(name: str, **config: Any) -> Network:
+def build(name: str, **config: Any) -> Network | Prepared:
     """The network of this name. `build(**model.architecture)` makes one like `model`, with its first weights.
+
+    name: of ours, or a source of another library (`torchvision:resnet50`, see :func:`load`), untrained.
 
     Raises ValueError for an unknown name, TypeError for an unknown setting.
     """
+    if is_source(name):
+        return load(name, weights="none", **config)
     if name not in ARCHITECTURES:
         raise ValueError(f"name must be one of {', '.join(sorted(ARCHITECTURES))}, got {name!r}")
     return ARCHITECTURES[name](**config)
 
 
-def for_dataset(dataset: _Described, **config: Any) -> Network:
+def for_dataset(dataset: _Described, **config: Any) -> Network | Prepared:
     """The network that suits a data set's shape (C,H,W) and number of classes.
 
     digits_cnn for sides below 20 pixels, mnist_cnn for other one-channel images, cifar_resnet for colour.

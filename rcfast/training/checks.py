@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from ..data import TOLERANCE, Split
+from ..data import TOLERANCE, Images, Split
 from ..running import device_of, evaluating, plain
 
 
@@ -42,11 +42,16 @@ def check_split(
         )
     if shape is not None and split.x.shape[1:] != shape:
         raise ValueError(f"{what}.x must have examples of shape {list(shape)}, got {list(split.x.shape[1:])}")
-    inside = (split.x >= -TOLERANCE) & (split.x <= 1 + TOLERANCE)
+    if not isinstance(split.x, Images):  # which are 8-bit, and so in range
+        _check_range(split.x, what)
+    check_labels(split.y, what, num_classes)
+
+
+def _check_range(x: Tensor, what: str) -> None:
+    inside = (x >= -TOLERANCE) & (x <= 1 + TOLERANCE)
     if not inside.all():  # NaN is not inside either
         place = (~inside).nonzero()[0].tolist()
-        raise ValueError(f"{what}.x must lie in [0, 1], got {float(split.x[tuple(place)]):g} at {place}")
-    check_labels(split.y, what, num_classes)
+        raise ValueError(f"{what}.x must lie in [0, 1], got {float(x[tuple(place)]):g} at {place}")
 
 
 def check_labels(y: Tensor, what: str, num_classes: int | None = None) -> None:

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data import Split
+from ..data import Images, Split
 from ..running import Plain, device_of, evaluating, plain
 from .engine import Run, TrainingResult, optimise
 from .recipe import Recipe, recipe_for
@@ -76,7 +76,7 @@ def distilled_recipe(model: nn.Module, *, temperature: float, **settings: Any) -
     return recipe_for(model, **{"optimizer": "adam", "lr": 0.001 * math.sqrt(temperature), **settings})
 
 
-def soft_labels(model: nn.Module, x: Tensor, temperature: float, batch_size: int = 500) -> Tensor:
+def soft_labels(model: nn.Module, x: Tensor | Images, temperature: float, batch_size: int = 500) -> Tensor:
     """softmax(model(x) / temperature) [N,L] float32, in evaluation mode."""
     device, run = device_of(model), plain(model)
     with evaluating(model):

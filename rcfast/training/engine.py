@@ -147,7 +147,9 @@ class _Loop:
                 for group in self.optimizer.param_groups:
                     group["lr"] = recipe.learning_rate(number * self.steps + step, recipe.epochs * self.steps)
                 x = self._noisy(
-                    augment(self.data.x[index], recipe.shift, recipe.flip, generator), index, number
+                    augment(self.data.x[index].to(self.device), recipe.shift, recipe.flip, generator),
+                    index,
+                    number,
                 )
                 x = x.contiguous(memory_format=self.format)
                 labels = self.data.y[index]

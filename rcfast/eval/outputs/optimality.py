@@ -36,7 +36,8 @@ class OptimalityTable(AllAttacks):
 
     def measure(self, ctx: Context) -> Mapping[str, Any]:
         rows: list[Optimality] = []
-        itself = [a for a in attempts(ctx, all_labels(ctx)) if a[0].name == a[1][0].case.network and not a[2]]
+        counted = [a for a in attempts(ctx, all_labels(ctx)) if a[1][0].counted and not a[2]]
+        itself = [a for a in counted if a[0].name == a[1][0].case.network]
         for name in dict.fromkeys(own.name for own, _, _ in itself):
             of_own = [attempt for attempt in itself if attempt[0].name == name]
             for norm in NORMS:

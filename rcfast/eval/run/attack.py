@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from rcfast.attacks import Attack
 from rcfast.eval.checks import observing
 from rcfast.eval.run.config import Config, ConfigError
 from rcfast.eval.run.context import Context
+from rcfast.eval.run.defences import rows_at_once
 from rcfast.eval.run.examples import DrawnExamples, Examples, Scope, examples
 from rcfast.eval.run.networks import needed_for, network
 from rcfast.eval.run.passes import Spent
@@ -25,7 +26,7 @@ from rcfast.eval.run.versions import ATTACK
 if TYPE_CHECKING:
     from rcfast.eval.run.pace import Pace
 
-BATCH = 256  # rows attacked at once; fixed, because a batch's size decides how a network rounds
+BATCH = 256  # rows attacked at once, fewer of large images; fixed, for it decides how a network rounds
 
 
 NORM = {"JSMA": 0, "CW-L0": 0, "FGSM": math.inf, "IGSM": math.inf, "CW-Linf": math.inf, "CW-L2": 2}
@@ -65,6 +66,7 @@ class Adversarial(Unit):
     )
     start: int
     stop: int
+    counted: ClassVar[bool] = True  # whether its passes were counted
 
     @property
     def rows(self) -> slice:
@@ -107,7 +109,7 @@ class NetworkAttack(Adversarial):
             "settings": settings(make(ctx.config, self.case, ctx.device)),
             "network": network(ctx, self.case.network).digest,
             "examples": digest_examples(examples(ctx), self.rows),
-            "batch": BATCH,
+            "batch": _batch(ctx),
         }
 
     def compute(self, ctx: Context) -> Made:
@@ -120,7 +122,7 @@ class NetworkAttack(Adversarial):
             each, labels = x, torch.from_numpy(own.y[self.rows]).to(ctx.device)
         spent = Spent(attack, each, labels)
         with explained(str(self)), observing(spent):
-            result = attack(network(ctx, self.case.network).model, each, labels, batch=BATCH)
+            result = attack(network(ctx, self.case.network).model, each, labels, batch=_batch(ctx))
         shape = (len(x), len(each) // max(len(x), 1))
         success = result.success.cpu().numpy().reshape(shape)
         adversarial = result.adversarial.cpu().numpy().reshape(*shape, *x.shape[1:])
@@ -132,6 +134,10 @@ class NetworkAttack(Adversarial):
 
     def seconds(self, ctx: Context, pace: Pace) -> float:
         return self.size(ctx) * pace.attack(ctx, self.case)
+
+
+def _batch(ctx: Context) -> int:
+    return rows_at_once(math.prod(ctx.dataset.shape), BATCH)
 
 
 def parts(ctx: Context, case: Case, scope: Scope) -> Iterator[NetworkAttack]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from rcfast.eval.results import DEFENCES
 
-PRESETS = ("quick", "certified", "cpu", "paper")
+PRESETS = ("quick", "certified", "cpu", "paper", "imagenet-first-look")
 TRAINED = ("point", "adversarial", "distillation")
 TARGETED = ("T-JSMA", "T-CW-L0", "T-FGSM", "T-IGSM", "T-CW-Linf", "T-CW-L2")
 ADAPTABLE = ("T-CW-L0", "T-CW-L2", "T-CW-Linf")
@@ -24,16 +24,23 @@ class StageError(RuntimeError):
 
 @dataclass(frozen=True)
 class Data:
-    name: str = "digits"  # digits, mnist, cifar10 or an .npz file in the Keras layout
+    name: str = (
+        "digits"  # digits, mnist, cifar10, an .npz file in the Keras layout, a folder of images, Parquet
+    )
     root: str = ""  # folder of the data; "" = RCFAST_DATA or the user's cache
     validation: int = 0  # validation examples taken from the training set; 0 = the data set's default
+    test: int = 0  # test examples that are used, drawn by the seed; 0 = all
     seed: int = 0  # of the validation split
+    size: int = 0  # side of the images of a folder or of Parquet; 0 = as the network says, or as they are
 
 
 @dataclass(frozen=True)
 class Model:
-    source: str = ""  # "" = made for the data set; a name of rcfast.models; module:factory; FILE.safetensors
-    train: bool = False  # train also a network given as module:factory or FILE instead of using it as it is
+    # "" = made for the data set; a name of rcfast.models; module:factory; FILE.safetensors; torchvision:NAME,
+    # timm:NAME, hf:FOLDER
+    source: str = ""
+    weights: str = ""  # of such a library's network: "" = its own, none = random ones, or a file
+    train: bool = False  # train also a network that is given instead of using it as it is
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,7 @@ class Attacks:
     confidence_settings: dict[str, Any] = field(default_factory=dict)  # T-CW-L2 with k > 0, over its settings
     alphas: list[float] = field(default_factory=lambda: [0.25 * i for i in range(9)])
     adapted: list[str] = field(default_factory=lambda: list(ADAPTABLE))
+    imports: list[str] = field(default_factory=list)  # FILE or FILE@DEFENCE: adversarial examples of others
     grid_confidence: float = 20.0  # Figure 5
     grid_alpha: float = 1.0  # Figure 9
 
@@ -116,6 +124,14 @@ class Certify:
 
 
 @dataclass(frozen=True)
+class Export:
+    """Budgets of --export robustbench: the largest noise that counts in each norm."""
+
+    linf: float = 8 / 255
+    l2: float = 0.5
+
+
+@dataclass(frozen=True)
 class Config:
     preset: str = ""
     seed: int = 0  # of training and of the draw of examples; the votes have vote.seeds
@@ -133,6 +149,7 @@ class Config:
     attacks: Attacks = field(default_factory=Attacks)
     certify: Certify = field(default_factory=Certify)
     checks: Checks = field(default_factory=Checks)
+    export: Export = field(default_factory=Export)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain, JSON-able values."""

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
+from torch import nn
 
 from rcfast.data import Dataset
 from rcfast.eval.results import StageTime
@@ -41,6 +42,7 @@ class Context:
     out: Path
     outputs: tuple[str, ...] = ()  # names of those that the run was asked for
     team: Team = field(default_factory=Team)
+    given: nn.Module | None = None  # the user's own network, if it is used as it is
     sketch: bool = True
     warnings: list[str] = field(default_factory=list)
     stages: list[StageTime] = field(default_factory=list)

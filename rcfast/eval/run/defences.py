@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from rcfast.classifier import RegionClassifier
+from rcfast.data import Images
 from rcfast.eval.results import DEFENCES
 from rcfast.eval.run.config import ConfigError, Vote
 from rcfast.eval.run.modules import code_digest, load_factory
@@ -30,7 +31,7 @@ from rcfast.eval.run.store import digest_arrays
 from rcfast.eval.run.voter import Voter
 from rcfast.running import Plain, device_of, evaluating, in_evaluation, plain
 
-_BATCH = 512  # fixed, so that a network rounds alike in every run
+_BATCH, _NUMBERS = 512, 1 << 22  # fixed, so that a network rounds alike in every run
 
 
 class Defence(Protocol):
@@ -97,9 +98,14 @@ class Judge(Measured):
         return said.to("cpu", torch.int64).numpy(), None if lead is None else lead.cpu().numpy()
 
 
-def in_batches(function: Callable[[Tensor], Tensor], x: Tensor, size: int = _BATCH) -> Tensor:
-    """Return function(x), computed in slices of `size`."""
-    return torch.cat([function(part) for part in x.split(size)])
+def in_batches(function: Callable[[Tensor], Tensor], x: Tensor | Images) -> Tensor:
+    """Return function(x), computed in slices of a size that depends on the examples alone."""
+    return torch.cat([function(part) for part in x.split(rows_at_once(x.shape[1:].numel()))])
+
+
+def rows_at_once(coordinates: int, most: int = _BATCH) -> int:
+    """Return how many examples go through a network at once: so many numbers as 27 colour images of 224×224 have."""
+    return max(1, min(most, _NUMBERS // coordinates))
 
 
 def point_judge(network: Network) -> Judge:

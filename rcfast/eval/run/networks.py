@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,13 +116,11 @@ def _network(ctx: Context, name: str) -> Network:
 
 def builder(ctx: Context) -> tuple[Callable[[], nn.Module], Described, nn.Module | None]:
     """Return what makes an untrained network, what identifies it, and the user's own trained one if given."""
-    return ctx.once("builder", lambda: build_network(ctx.config, ctx.dataset))
+    return ctx.once("builder", lambda: _builder(ctx))
 
 
-def build_network(
-    config: Config, dataset: Any
-) -> tuple[Callable[[], nn.Module], Described, nn.Module | None]:
-    source, seed = config.model.source, config.seed
+def _builder(ctx: Context) -> tuple[Callable[[], nn.Module], Described, nn.Module | None]:
+    source, seed, dataset, given = ctx.config.model.source, ctx.config.seed, ctx.dataset, ctx.given
     if source in ("", *models.ARCHITECTURES):
 
         def make() -> nn.Module:
@@ -131,23 +130,48 @@ def build_network(
 
         architecture: Described = dict(make().architecture)  # type: ignore[arg-type]
         return make, {"architecture": architecture}, None
+    if models.is_source(source):
+        count = dataset.num_classes
+        described = {"source": source, "versions": versions_of(source), "classes": count, "seed": seed}
+        return lambda: models.load(source, weights="none", num_classes=count, seed=seed), described, given
     if source.endswith(".safetensors"):
-        try:
-            given, _ = training.load_model(source)
-        except (ValueError, FileNotFoundError) as error:
-            raise ConfigError(f"--model: {error}") from error
-        architecture = dict(given.architecture)  # type: ignore[arg-type]
+        network = given if given is not None else given_network(ctx.config, train=True)
+        architecture = dict(network.architecture)  # type: ignore[union-attr,arg-type]
 
         def again() -> nn.Module:
             return models.build(**{**architecture, "seed": seed})
 
-        return again, {"architecture": {**architecture, "seed": seed}}, None if config.model.train else given
+        return again, {"architecture": {**architecture, "seed": seed}}, given
     factory = load_factory(source, option="--model")
-    own = factory()
-    if not isinstance(own, nn.Module):
-        raise ConfigError(f"--model: {source} must return a torch module, got {type(own).__name__}")
     described = {"factory": source, "code": code_digest(factory), "seed": seed}
-    return lambda: fresh(factory(), seed), described, None if config.model.train else in_evaluation(own)
+    return lambda: fresh(factory(), seed), described, given
+
+
+def given_network(config: Config, *, train: bool = False) -> nn.Module | None:
+    """Return the user's own network, in evaluation mode; None where there is none, or where it is to be trained.
+
+    train: return it although it is to be trained. Raises ConfigError for one that cannot be had.
+    """
+    own = config.model
+    if own.source in ("", *models.ARCHITECTURES) or (own.train and not train):
+        return None
+    try:
+        if models.is_source(own.source):
+            return models.load(own.source, weights=own.weights, seed=config.seed)
+        if own.source.endswith(".safetensors"):
+            return training.load_model(own.source)[0]
+    except (ValueError, OSError, ImportError) as error:
+        raise ConfigError(f"--model: {error}") from error
+    made = load_factory(own.source, option="--model")()
+    if not isinstance(made, nn.Module):
+        raise ConfigError(f"--model: {own.source} must return a torch module, got {type(made).__name__}")
+    return in_evaluation(made)
+
+
+def versions_of(source: str) -> dict[str, str]:
+    """Return the versions of the libraries that build a network."""
+    library = {"hf": "transformers"}.get(source.partition(":")[0], source.partition(":")[0])
+    return {name: metadata.version(name) for name in ("torch", library)}
 
 
 def fresh(model: nn.Module, seed: int) -> nn.Module:

@@ -1,6 +1,7 @@
 """How long work takes: a guess from the speed of the network here and from what this folder has seen."""
 
 import json
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from rcfast import attacks
 from rcfast.eval.run.attack import Case, make, settings
 from rcfast.eval.run.context import Context
+from rcfast.eval.run.defences import rows_at_once
 from rcfast.eval.run.store import Store, digest
 from rcfast.running import evaluating, plain
 
@@ -71,16 +73,21 @@ class Pace:
 TRIED = 128  # examples in a pass that is timed
 
 
+def _few(ctx: Context) -> Tensor:
+    coordinates = math.prod(ctx.dataset.shape)
+    return ctx.dataset.train.x[: max(2, rows_at_once(coordinates, 8 * TRIED) // 8)].to(ctx.device)
+
+
 def forward_seconds(call: Callable[[Tensor], Tensor], ctx: Context) -> float:
     """Return seconds per example of a pass without gradient."""
-    x = ctx.dataset.train.x[:TRIED].to(ctx.device)
+    x = _few(ctx)
     with torch.no_grad():
         return _least(lambda: call(x)) / len(x)
 
 
 def backward_seconds(model: nn.Module, ctx: Context, dtype: torch.dtype) -> float:
     """Return seconds per example of a forward and backward pass in `dtype`."""
-    x = ctx.dataset.train.x[:TRIED].to(ctx.device)
+    x = _few(ctx)
     function = plain(model).reformatted(x)
 
     def run() -> Tensor:

@@ -163,7 +163,15 @@ def validate(config: Config) -> None:
         config.defences,
     )
     _need(config.threads >= 0, "threads", "not be negative", config.threads)
-    _need(config.data.validation >= 0, "data.validation", "not be negative", config.data.validation)
+    for name in ("validation", "test", "size"):
+        value = getattr(config.data, name)
+        _need(value >= 0, f"data.{name}", "not be negative", value)
+    _need(
+        not config.model.weights or config.model.source.partition(":")[0] in ("torchvision", "timm", "hf"),
+        "model.weights",
+        "be of a network of torchvision, timm or hf (--model torchvision:NAME)",
+        config.model.weights,
+    )
     _need(length.r <= 1, "length.r", "be at most 1", length.r)
     _need(
         0 <= length.r0 <= length.r_max <= 1,

@@ -1,0 +1,60 @@
+"""Adversarial examples that others made (`--import`), beside our own attacks."""
+
+from collections.abc import Iterable, Iterator
+
+from rcfast.eval.outputs import attack_rows
+from rcfast.eval.outputs.attack_table import AttackTable
+from rcfast.eval.results import AttackRow
+from rcfast.eval.run import labels
+from rcfast.eval.run.attack import Case
+from rcfast.eval.run.context import Context
+from rcfast.eval.run.defences import Measured
+from rcfast.eval.run.examples import examples
+from rcfast.eval.run.imported import Source, parts
+from rcfast.eval.run.judges import judges
+from rcfast.eval.run.labels import CleanLabels
+from rcfast.eval.run.protocol import READINGS, untargeted
+from rcfast.eval.run.summary import summarise
+from rcfast.eval.run.unit import Unit
+
+
+class Imported(AttackTable):
+    name, group = "imported", "imported"
+    title = "Adversarial examples made by others"
+    reading = (
+        "From files, for the very examples that our attacks were tried on; any wrong label counts. Hold them "
+        "against Table 5. What they cost their makers is not known here."
+    )
+
+    def cases(self, ctx: Context, network: str) -> list[Case]:
+        found = (Source.parse(text).case for text in ctx.config.attacks.imports)
+        return [case for case in found if case.network == network]
+
+    def needs(self, ctx: Context) -> Iterable[Unit]:
+        for text in ctx.config.attacks.imports:
+            attacked = Source.parse(text).attacked
+            for own in judges(ctx):
+                if attacked in (own.attacked, own.name):
+                    yield from (CleanLabels(own.name, seed) for seed in own.seeds)
+            yield from labels.adversarial(ctx, parts(ctx, text))
+
+    def rows(self, ctx: Context, own: Measured) -> Iterator[AttackRow]:
+        truth = examples(ctx).y[: examples(ctx).drawn]
+        for text in ctx.config.attacks.imports:
+            case, made = Source.parse(text).case, tuple(parts(ctx, text))
+            if case.network not in (own.attacked, own.name):
+                continue
+            found = [attack_rows.judged(ctx, own, made)]
+            for reading in READINGS:
+                yield summarise(
+                    untargeted(found, truth, reading),
+                    group=self.group,
+                    attack=case.attack,
+                    norm=made[0].norm,
+                    defence=own.name,
+                    reading=reading,
+                    random=own.random,
+                )
+
+
+OUTPUT = Imported()
