@@ -16,7 +16,7 @@ from evaluation_fixture import NASTY, make
 from PIL import Image
 
 from rcfast.eval import outputs, paper, report
-from rcfast.eval.outputs import axes, drawing, export
+from rcfast.eval.outputs import axes, drawing, export, mosaics
 from rcfast.eval.outputs.records import attack_record, decimals, mean_text, percent, points, rounded
 from rcfast.eval.report.verdict import findings
 from rcfast.eval.results import Results
@@ -399,14 +399,14 @@ def test_grid_data_is_the_noise_against_the_diagonal(tmp_path: Path) -> None:
 def test_mosaic_places_images_and_hides_what_is_not_shown() -> None:
     images = np.zeros((2, 2, 3, 30, 33), np.float32)
     images[0, 1, 0] = 1.0  # red
-    picture = axes.mosaic(images, np.array([[True, True], [False, True]]))
+    picture = mosaics.mosaic(images, np.array([[True, True], [False, True]]))
     assert picture.shape == (2 * 31 + 1, 2 * 34 + 1, 4)
     assert picture[1:31, 35:68].reshape(-1, 4).tolist() == [[255, 0, 0, 255]] * (30 * 33)
     assert picture[32:62, 1:34, 3].max() == 0
-    small = axes.mosaic(np.ones((1, 1, 1, 8, 8)), np.ones((1, 1), bool))
+    small = mosaics.mosaic(np.ones((1, 1, 1, 8, 8)), np.ones((1, 1), bool))
     assert small.shape == (34, 34, 4)
     with pytest.raises(ValueError, match=r"images must have shape .* got \(2, 2\)"):
-        axes.mosaic(np.zeros((2, 2)), np.ones((2, 2), bool))
+        mosaics.mosaic(np.zeros((2, 2)), np.ones((2, 2), bool))
 
 
 @pytest.mark.parametrize(

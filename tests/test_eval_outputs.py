@@ -111,6 +111,14 @@ def test_every_output_of_the_package_is_one_file_with_everything() -> None:
         assert (folder / f"{name}.py").is_file()
 
 
+def test_no_file_of_the_evaluation_is_a_hall() -> None:
+    files = Path(outputs.__file__).parent.parent.rglob("*.*")
+    lines = {
+        path.name: path.read_text().count("\n") for path in files if path.suffix in (".py", ".css", ".toml")
+    }
+    assert {name: count for name, count in lines.items() if count > 300} == {}
+
+
 def test_measurements_are_added_to_each_other() -> None:
     into: dict[str, Any] = {"attacks": [], "grids": {"figure1": {"a": 1}}, "length": {"radii": [0.0]}}
     merge(into, {"attacks": [{"x": 1}, {"x": 2}], "grids": {"figure5": {"a": 2}}})

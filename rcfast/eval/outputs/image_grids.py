@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 
-from rcfast.eval.outputs import axes
+from rcfast.eval.outputs import mosaics
 from rcfast.eval.outputs.output import Output
 from rcfast.eval.outputs.plot import Panel, Plot, on_axes
 from rcfast.eval.outputs.records import attack_label, number, rounded
@@ -68,7 +68,7 @@ class ImageGrid(Output):
         with np.load(folder / grid["file"], allow_pickle=False) as arrays:
             images, shown = arrays["images"], arrays["shown"].astype(bool)
         labels = list(grid["labels"])
-        draw = on_axes(axes.image_grid, images, shown, labels)
+        draw = on_axes(mosaics.image_grid, images, shown, labels)
         head = {
             "images": grid["file"],
             "attack": grid["attack"],
