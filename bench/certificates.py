@@ -85,9 +85,7 @@ def certificates(
     return rows
 
 
-def difference(
-    peer: dict[str, Any], ours: dict[str, Any], sigma: float, n: int, alpha: float
-) -> dict[str, Any]:
+def difference(peer: dict[str, Any], ours: dict[str, Any], sigma: float, n: int) -> dict[str, Any]:
     """How far the radii of two independent samples of n points lie apart, in standard errors of their difference."""
     both = [
         (a, b)
