@@ -172,9 +172,9 @@ def test_l0_follows_the_literal_loop(digits):
 def test_l0_keeps_the_better_of_two_searches(digits):
     model, x, target = digits
     budget = {"c0": 0.1, "c_max": 20.0}
-    both = CWL0(iterations=200, rate=0.02, **budget)(model, x, target)
-    one = CWL0(iterations=200, rate=0.02, twice=False, **budget)(model, x, target)
-    other = CWL0(iterations=40, rate=0.1, twice=False, **budget)(model, x, target)
+    both = CWL0(iterations=100, rate=0.04, **budget)(model, x, target)
+    one = CWL0(iterations=100, rate=0.04, twice=False, **budget)(model, x, target)
+    other = CWL0(iterations=20, rate=0.2, twice=False, **budget)(model, x, target)
     least = torch.minimum(
         one.noise.l0.where(one.success, torch.inf), other.noise.l0.where(other.success, torch.inf)
     )

@@ -11,6 +11,7 @@ SMALL = {
     "CW-L0": {"iterations": 30},
     "CW-Linf": {"iterations": 30},
     "FGSM": {"steps": 32},
+    "IGSM": {"refine": 2, "iterations": 5},
 }
 
 

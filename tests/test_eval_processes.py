@@ -146,6 +146,7 @@ def main(root: Path) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_killed_ranks_change_nothing(tmp_path: Path) -> None:
     command = [sys.executable, __file__, str(tmp_path)]
     said = json.loads(subprocess.run(command, check=True, env=environment(), stdout=subprocess.PIPE).stdout)

@@ -407,7 +407,11 @@ def test_a_model_that_answers_differently_each_time_is_found_out() -> None:
 
 # ---- attacks
 
-ATTACKS = [DeepFool(), get("T-FGSM", budget="fast"), Untargeted(get("T-IGSM", budget="fast"))]
+ATTACKS = [
+    DeepFool(),
+    get("T-FGSM", budget="fast"),
+    Untargeted(get("T-IGSM", budget="fast", refine=2, iterations=5)),
+]
 BATCH_NORM = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 10))
 MODELS = {
     "views": viewing(),

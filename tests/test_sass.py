@@ -79,6 +79,7 @@ def test_what_follows_for_a_device() -> None:
     assert speed == pytest.approx(132 * 1.983e9, rel=1e-3)  # one a clock on each multiprocessor
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("nvcc") is None, reason="no nvcc on this machine")
 @pytest.mark.skipif(sass.find("cuobjdump") is None, reason="no cuobjdump on this machine")
 def test_the_samplers_meet_their_bars() -> None:

@@ -118,7 +118,7 @@ def test_flip_mirrors_half():
 
 def test_bfloat16_trains_float32_weights(digits):
     model = models.digits_cnn()
-    result = training.fit(model, digits.train, epochs=8, validation=digits.validation, precision="bfloat16")
+    result = training.fit(model, digits.train, epochs=4, validation=digits.validation, precision="bfloat16")
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     assert result.accuracy > 0.9
 
