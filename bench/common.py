@@ -66,6 +66,10 @@ def header(device: torch.device) -> dict[str, Any]:
     }
 
 
+def short(name: torch.dtype | torch.memory_format) -> str:
+    return str(name).removeprefix("torch.")
+
+
 def write(path: Path, results: dict[str, Any]) -> None:
     write_atomically(path, (json.dumps(results, indent=1) + "\n").encode())
 

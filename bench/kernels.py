@@ -4,16 +4,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from common import paired, seconds
+from common import paired, seconds, short
 from torch import Tensor
 
 from rcfast import ops
 
 DTYPES = (torch.float32, torch.bfloat16)
-
-
-def short(name: torch.dtype | torch.memory_format) -> str:
-    return str(name).removeprefix("torch.")
 
 
 class Limits:
