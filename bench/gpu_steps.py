@@ -16,7 +16,7 @@ def device(name: str) -> None:
     """The device is there and the kernels for it were built: no test may be skipped for want of it."""
     from rcfast.info import main as info
 
-    info()
+    info([])  # not the arguments of this script
     if name == "cuda":
         if not torch.cuda.is_available():
             sys.exit("torch sees no CUDA device")
