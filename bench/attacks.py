@@ -3,6 +3,8 @@
     python bench/attacks.py [--dataset auto|mnist|digits] [--model mnist_cnn.safetensors] [--examples 10]
                             [--untargeted 100] [--literal 6] [--only cw-l2,"jsma art"] [--threads 1] [--fresh]
 
+`--vote`: the attacks that know a vote, on one, see bench/vote_attacks.py.
+
 Needs `pip install -e '.[peers]'`; a library that is missing or does not import is reported as such. Every row runs
 on the same network, images and targets (all wrong classes of each example); the literal loops, one example at a
 time, on --literal of them, spread over all. Rows are kept in bench/results/attacks-<device>.json as soon as they
@@ -348,7 +350,13 @@ def main() -> int:
     add("--seed", type=int, default=0, help="of the choice of images")
     add("--fresh", action="store_true", help="measure anew what is there")
     add("--out", type=Path, help="result file (default: bench/results/attacks-<device>.json)")
+    add("--vote", action="store_true", help="attacks on the vote, see bench/vote_attacks.py")
+    add("--peer", type=Path, help="with --vote: a checkout of AutoAttack")
     args = parser.parse_args()
+    if args.vote:
+        import vote_attacks
+
+        return vote_attacks.main(args)
     torch.set_num_threads(args.threads)
     device = torch.device(args.device)
     targeted, untargeted, dataset, key = make_tasks(args)

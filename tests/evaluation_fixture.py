@@ -128,7 +128,22 @@ def make(
         },
         "outputs": list(NAMES),
         "defences": list(names),
-        "direct": {name: ["T-CW-L2 on " + name] for name in names if name != "region"},
+        "direct": {
+            name: ["T-RegionCW on region" if name == "region" else "T-CW-L2 on " + name] for name in names
+        },
+        "vote_attacks": [
+            *(
+                _on_vote(kind, attack, rate, noise, n_targeted, examples)
+                for kind, attack, rate, noise in (
+                    ("transfer", "T-CA-L2", 0.95, 2.7),
+                    ("adaptive", "T-RegionCW", 0.99, 2.1),
+                    ("best", "T-CA-V-L2", 0.99, 2.1),
+                    ("random", "T-RegionCW", 0.01, 2.0),
+                    ("network", "T-RegionCW", 1.0, 1.7),
+                )
+                if n_targeted
+            )
+        ],
         "worst": [_worst(name, n_targeted // max(num_classes - 1, 1)) for name in names],
         "curves": [
             {
@@ -252,6 +267,7 @@ def make(
             ("figure1", "T-CW-L2", 0.0),
             ("figure5", "T-CW-L2", 20.0),
             ("figure9", "T-CW-L2-A", 1.0),
+            ("vote_images", "T-RegionCW", None),
         ):
             _grid(folder / f"grid-{name[6:]}.npz", min(num_classes, 10), shape, full=name == "figure1")
             results["grids"][name] = {
@@ -284,7 +300,7 @@ def _worst(name: str, n: int) -> dict[str, Any]:
         "already": 0.01,
         "random": name == "region",
         "attacks": 42 if name == "region" else 19,
-        "on_itself": [] if name == "region" else [f"T-CW-L2 on {name}"] * 19,
+        "on_itself": ["T-RegionCW on region"] if name == "region" else [f"T-CW-L2 on {name}"] * 19,
         "curves": dict.fromkeys(("L0", "L2", "Linf"), curve),
     }
 
@@ -312,6 +328,40 @@ def _accuracy_versus(more: int) -> dict[str, Any]:
         "p": mcnemar(gained, lost),
         "only_here": gained,
         "only_undefended": lost,
+    }
+
+
+def _on_vote(kind: str, attack: str, rate: float, noise: float, n: int, examples: int) -> dict[str, Any]:
+    """A row about attacks on the vote."""
+    voted = kind not in ("random", "network")
+    at = [0.0, 0.5 * noise, noise, 2 * noise]
+    shares = [0.0, 0.3 * rate, 0.7 * rate, rate]
+    curve = {
+        "at": at,
+        "rate": shares,
+        "low": [0.9 * s for s in shares],
+        "high": [min(1, 1.1 * s) for s in shares],
+    }
+    return {
+        "kind": kind,
+        "attack": attack,
+        "norm": "L2",
+        "defence": "point" if kind == "network" else "region",
+        "n": n,
+        "examples": examples,
+        "rate": rate,
+        "interval": [0.95 * rate, min(1.0, 1.02 * rate)],
+        "per_seed": [round(rate * n)] * 3 if voted else [],
+        "rounded": 0.97 * rate if voted else None,
+        "own_seed": 1.0 if voted else None,
+        "noise_mean": noise,
+        "noise_se": 0.1,
+        "noise_n": round(rate * n),
+        "ratio": 1.22 if kind != "random" else None,
+        "share": 0.56 if voted else None,
+        "share_low": 0.51 if voted else None,
+        "queries": 3000.0 if kind == "adaptive" else None,
+        "curve": None if kind == "network" else curve,
     }
 
 

@@ -157,12 +157,18 @@ def test_training(
 
 
 def test_attacks(namespace: dict[str, Any]) -> None:
-    (block,) = blocks("attacks.md")
+    block, own = blocks("attacks.md")
     run(block, namespace)
     result, model = namespace["result"], namespace["model"].eval()
     assert result.success.any()
     fooled = model(result.adversarial).argmax(1) == namespace["targets"]
     assert fooled[result.success].all()
+    run(own, namespace)
+    assert len(re.findall(r"^[^#\n]", own, re.MULTILINE)) <= 20
+    rates = {name: judged.success.double().mean() for name, judged in namespace["found"].items()}
+    assert rates["RegionCW"] > 0.9
+    assert rates["transfer"] < rates["RegionCW"]
+    assert namespace["broken"].all()
 
 
 def test_checks(namespace: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> None:

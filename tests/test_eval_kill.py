@@ -31,6 +31,7 @@ TINY = [
     "train.adversarial.attack_settings={iterations=1, candidates=2}",
     'attacks.names=["T-FGSM","T-CW-L2","DeepFool"]',
     "attacks.settings.T-FGSM={steps=8, refine=2}",
+    "attacks.settings.T-RegionCW={steps=5, points=2, votes=50}",
     "attacks.settings.T-CW-L2={searches=1, iterations=8}",
     "attacks.confidences=[5]",
     'attacks.confidence_models=["point"]',

@@ -310,7 +310,7 @@ def _bare() -> Results:
     bare = make()
     bare["attacks"], bare["accuracy"], bare["grids"] = [], [], {}
     bare["worst"], bare["curves"], bare["optimality"] = [], [], []
-    bare["checks"], bare["certified"] = [], []
+    bare["checks"], bare["certified"], bare["vote_attacks"] = [], [], []
     del bare["length"]
     del bare["histograms"]
     return bare
@@ -340,7 +340,10 @@ def test_only_the_outputs_asked_for(results: Results) -> None:
 def test_every_figure_is_written(drawn: tuple[Results, Path]) -> None:
     _, out = drawn
     found = sorted(path.name for path in (out / "figures").iterdir())
-    wanted = [*("curves", "radii"), *(name for name in outputs.NAMES if name.startswith("figure"))]
+    wanted = [
+        *("curves", "radii", "vote_noise", "vote_images"),
+        *(name for name in outputs.NAMES if name.startswith("figure")),
+    ]
     assert found == sorted(f"{name}.{ending}" for name in wanted for ending in ("csv", "json", "png", "svg"))
     for name in wanted:
         with Image.open(out / "figures" / f"{name}.png") as image:

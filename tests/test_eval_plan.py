@@ -62,6 +62,8 @@ def test_only_what_an_output_needs_is_planned(tmp_path: Path) -> None:
 def test_networks_and_attacks_left_out_are_not_run(tmp_path: Path) -> None:
     few = ('defences=["point","region"]', 'attacks.names=["T-FGSM"]')
     planned = Planned(tmp_path, settings=few)
+    assert planned.cases == {Case("point", "T-FGSM"), Case("point", "T-RegionCW")}
+    planned = Planned(tmp_path, settings=(*few, "attacks.vote=[]"))
     assert planned.networks == ["point"]
     assert planned.cases == {Case("point", "T-FGSM")}
 

@@ -34,6 +34,7 @@ SMALL = [
     "attacks.alphas=[0, 1]",
     "attacks.settings.T-FGSM={steps=16, refine=2}",
     "attacks.settings.T-CW-L2={searches=2, iterations=20}",
+    "attacks.settings.T-RegionCW={steps=15, points=3, votes=100}",
     "attacks.confidence_settings={searches=2, iterations=20}",
     "checks.examples=2",
 ]
@@ -146,7 +147,7 @@ def test_results_hold_every_defence_attack_and_reading(results: dict[str, Any]) 
         assert set(found) == {(a, d, r) for a in names for d in defences for r in readings}
         assert {row["n"] for row in found.values()} == {n}
     combined = {row["attack"] for row in rows if row["group"] == "combined"}
-    assert combined == {"T-CA-L0", "T-CA-Linf", "T-CA-L2", "U-CA-L0", "U-CA-Linf", "U-CA-L2"}
+    assert combined == {f"{kind}-CA-{norm}" for kind in "TU" for norm in ("L0", "Linf", "L2", "L2-V")}
     assert {row["parameter"] for row in rows if row["group"] == "confidence"} == {0, 20}
     assert {row["attack"] for row in rows if row["group"] == "adapted"} == {
         *("T-CW-L0-A", "T-CW-L2-A", "T-CW-Linf-A")

@@ -7,6 +7,7 @@ from rcfast.attacks.cwl0 import CWL0
 from rcfast.attacks.cwl2 import CWL2
 from rcfast.attacks.cwlinf import CWLinf
 from rcfast.attacks.deepfool import DeepFool
+from rcfast.attacks.external import External, external
 from rcfast.attacks.fgsm import FGSM
 from rcfast.attacks.igsm import IGSM
 from rcfast.attacks.jsma import JSMA
@@ -30,12 +31,14 @@ __all__ = [
     "AttackResult",
     "CWLinf",
     "DeepFool",
+    "External",
     "Judgement",
     "Noise",
     "OptMargin",
     "RegionCW",
     "Smallest",
     "Untargeted",
+    "external",
     "get",
     "judge",
 ]

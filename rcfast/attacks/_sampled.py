@@ -158,6 +158,20 @@ class Sampled:
             found.append(self.network.logits(points, rows[some].repeat_interleave(samples)))
         return torch.cat(found).unflatten(0, (len(x), samples))
 
+    def differentiable(self, x: Tensor, rows: Tensor, *, first: int, samples: int) -> Tensor:
+        """Logits [n,k,L] of points ``first`` to ``first + k`` around x [n,...], with their graph."""
+        samples = samples if self.votes else 1
+        points = self._points(x, rows, first, samples).flatten(0, 1)
+        return self.network.logits(points, rows.repeat_interleave(samples)).unflatten(0, (len(x), samples))
+
+    def answers(self, x: Tensor, rows: Tensor) -> Tensor:
+        """What the attacked model itself says of x [n,...]: votes per label [n,L], or logits with their graph."""
+        if self.voter is None:
+            return self.network.logits(x, rows)
+        votes = self.voter.vote(x.detach())
+        self.queries.index_add_(0, rows, votes.samples.to(rows.device))
+        return votes.counts.to(torch.float32)
+
     def vote(self, x: Tensor, rows: Tensor, *, purpose: str, m: int, stop: str | None = None) -> Votes:
         """A vote on x [n,...] by the attacker's own points: other ones for each purpose."""
         assert self.voter is not None

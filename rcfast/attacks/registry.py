@@ -52,6 +52,17 @@ ATTACKS: Mapping[str, Callable[[Make], Attack]] = MappingProxyType(
 )
 
 
+ON_VOTES: Mapping[str, Callable[[Make], Attack]] = MappingProxyType(  # made for votes; they take networks too
+    {
+        "T-RegionCW": lambda make: make("RegionCW"),
+        "T-RegionCW-L0": lambda make: make("RegionCW").replace(norm=0),
+        "T-RegionCW-Linf": lambda make: make("RegionCW").replace(norm=INF),
+        "T-OptMargin": lambda make: make("OptMargin").replace(targeted=True),
+        "OptMargin": lambda make: make("OptMargin"),
+    }
+)
+
+
 def _narrowed(attack: Attack, targets: int) -> Attack:
     """The attack with every untargeted part on so many classes."""
     if isinstance(attack, Smallest):
@@ -60,7 +71,8 @@ def _narrowed(attack: Attack, targets: int) -> Attack:
 
 
 def get(name: str, *, budget: str = "paper", alpha: float | None = None, **overrides: Any) -> Attack:
-    """The attack of a name of the paper.
+    """The attack of a name of the paper, or one that knows votes ("T-RegionCW", in L0 and Linf "T-RegionCW-L0" and
+    "T-RegionCW-Linf", "T-OptMargin", "OptMargin").
 
     budget: "paper" takes the published hyperparameters, "fast" each attack's smaller budget for a CPU. overrides:
     hyperparameters, given to every part that has them: `get("U-CW-L2", confidence=20.0, targets=5)`. alpha: of the
@@ -69,8 +81,9 @@ def get(name: str, *, budget: str = "paper", alpha: float | None = None, **overr
     Raises ValueError for an unknown name or budget, or alpha with an attack that is not adapted, TypeError for a
     hyperparameter that no part has.
     """
-    if name not in ATTACKS:
-        raise ValueError(f"name must be one of {', '.join(ATTACKS)}, got {name!r}")
+    known = {**ATTACKS, **ON_VOTES}
+    if name not in known:
+        raise ValueError(f"name must be one of {', '.join(known)}, got {name!r}")
     if budget not in BUDGETS:
         raise ValueError(f"budget must be 'paper' or 'fast', got {budget!r}")
     adapted = name.endswith("-A")
@@ -86,7 +99,7 @@ def get(name: str, *, budget: str = "paper", alpha: float | None = None, **overr
         used.update(own)
         return kind.fast(**own) if budget == "fast" else kind(**own)
 
-    attack = ATTACKS[name](make)
+    attack = known[name](make)
     if name.startswith("U-") and "targets" in overrides:
         attack, used = _narrowed(attack, overrides["targets"]), {*used, "targets"}
     unknown = [key for key in overrides if key not in used]

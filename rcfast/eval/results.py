@@ -143,6 +143,39 @@ class WorstCase(TypedDict):
     curves: dict[str, EnvelopeCurve]
 
 
+class VoteAttackRow(TypedDict):
+    """What an attack achieves against votes that it has never seen, on n examples and targets of `examples` images.
+
+    kind: "transfer" made for the network, the best of all; "adaptive" made for the vote; "best" of both; "random" noise
+    of the size of the first adaptive attack's, any wrong label counts; "network": the adaptive attack on a network
+    without a region. rate, interval: over the judging seeds; per_seed: counts. rounded: of the examples rounded to
+    8 bits. own_seed: by the votes that the attacker could see. noise_*: of noise_n items that most judges accept, with
+    standard error over images. ratio: of the mean noise to the least found on the undefended network (kind
+    "network": by the paper's attacks on the same network), where both succeed. share, share_low: of the region's points
+    those that say the target, the median and the least. queries: mean. curve: at, rate, low, high; None for networks.
+    """
+
+    kind: str
+    attack: str
+    norm: Literal["L0", "L2", "Linf"]
+    defence: str
+    n: int
+    examples: int
+    rate: float
+    interval: list[float]
+    per_seed: list[int]
+    rounded: float | None
+    own_seed: float | None
+    noise_mean: float | None
+    noise_se: float | None
+    noise_n: int
+    ratio: float | None
+    share: float | None
+    share_low: float | None
+    queries: float | None
+    curve: dict[str, list[float]] | None
+
+
 class SecurityCurve(TypedDict):
     """The share of examples that one attack breaks with noise of at most `at` in its norm."""
 
@@ -242,6 +275,7 @@ class Results(TypedDict):
     accuracy: list[Accuracy]
     attacks: list[AttackRow]
     direct: NotRequired[dict[str, list[str]]]  # the attacks that were made against each defence itself
+    vote_attacks: NotRequired[list[VoteAttackRow]]
     worst: NotRequired[list[WorstCase]]
     curves: NotRequired[list[SecurityCurve]]
     optimality: NotRequired[list[Optimality]]

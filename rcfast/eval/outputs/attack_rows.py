@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from rcfast.eval.results import AttackRow, Group, Reading
-from rcfast.eval.run import attack, labels
+from rcfast.eval.run import attack, labels, vote_attack
 from rcfast.eval.run.attack import Adversarial, Case, norm_of
 from rcfast.eval.run.config import TARGETED, TRAINED
 from rcfast.eval.run.context import Context
@@ -62,12 +62,35 @@ def labelled(ctx: Context, cases: Sequence[Case], alphas: Sequence[float] = (0.0
         yield from labels.adversarial(ctx, attack.parts(ctx, case, "drawn"), alphas=alphas)
 
 
+def on_itself(ctx: Context, own: Measured, norm: float | None = None) -> list[Case]:
+    """Return the attacks that know votes, in one norm or all: on the vote, or on a network that is its own defence."""
+    if own.name != vote_attack.DEFENCE and own.attacked != own.name:
+        return []
+    return [Case(own.name, name) for name in vote_attack.names(ctx, norm)]
+
+
+def blocks_of(ctx: Context, case: Case) -> tuple[Adversarial, ...]:
+    """Return the units that attack the drawn examples, whether a network or the vote is attacked."""
+    if case.network == vote_attack.DEFENCE:
+        return tuple(vote_attack.parts(ctx, case.attack))
+    return tuple(attack.parts(ctx, case, "drawn"))
+
+
+def labelled_on_itself(ctx: Context) -> Iterator[Labels]:
+    """Yield the labels of all drawn examples under the attacks that know votes, by those who were attacked."""
+    for own in judges(ctx):
+        for case in on_itself(ctx, own):
+            yield from (CleanLabels(own.name, seed) for seed in own.seeds)
+            for part in blocks_of(ctx, case):
+                yield from (AdversarialLabels(own.name, seed, part) for seed in own.seeds)
+
+
 # ---- what they achieve
 
 
 def candidates(ctx: Context, own: Measured, case: Case, alpha: float = 0.0) -> Candidates:
     """Return what a defence has said of all drawn examples, attacked on a network and moved on by alpha."""
-    return judged(ctx, own, tuple(attack.parts(ctx, case, "drawn")), alpha)
+    return judged(ctx, own, blocks_of(ctx, case), alpha)
 
 
 def judged(ctx: Context, own: Measured, made: tuple[Adversarial, ...], alpha: float = 0.0) -> Candidates:
@@ -158,7 +181,8 @@ def rows(
 
 def known(ctx: Context) -> set[Case]:
     """Return the attacks of the run on the undefended network."""
-    return {*plain(ctx, "point"), *confident(ctx, "point")}
+    direct = [case for own in judges(ctx) if own.name == "point" for case in on_itself(ctx, own)]
+    return {*plain(ctx, "point"), *confident(ctx, "point"), *direct}
 
 
 def targeted_rows(ctx: Context, own: Measured) -> Iterator[AttackRow]:
@@ -188,6 +212,11 @@ def combined_rows(ctx: Context, own: Measured) -> Iterator[AttackRow]:
         if combined == "CA-L2" and "DeepFool" in single:
             cases.append(single["DeepFool"])
         yield from rows(ctx, own, "combined", f"U-{combined}", cases, norm, any_label=True)
+        if direct := on_itself(ctx, own, norm):
+            cases += direct
+            aimed = [case for case in cases if case.targeted]
+            yield from rows(ctx, own, "combined", f"T-{combined}-V", aimed, norm)
+            yield from rows(ctx, own, "combined", f"U-{combined}-V", cases, norm, any_label=True)
 
 
 def confidence_rows(ctx: Context, own: Measured, *, any_label: bool) -> Iterator[AttackRow]:

@@ -185,8 +185,16 @@ def _matrix(results: Results, records: list[Record]) -> Matrix:
         of = f"{NORMS[own[0]['norm']]}" + (f" · n = {own[0]['n']:,}" if same else "")
         row = [_cell(cells.get((attack, d)), not same, dataset) for d in shown]
         rows.append(((attack_label(attack), of), row))
-    marks = ["" if attacked_itself(results, d) else "not attacked itself" for d in shown]
+    marks = [_mark(results, d, records) for d in shown]
     return Matrix([("Attack", ""), *zip(map(label, shown), marks, strict=True)], rows)
+
+
+def _mark(results: Results, defence: str, records: list[Record]) -> str:
+    """What a column's heading says of attacks by transfer alone: in this table, or in the whole run."""
+    if not attacked_itself(results, defence):
+        return "not attacked itself"
+    own = any(r["attack"].endswith("-V") for r in records if r["defence"] == defence)
+    return "here by transfer" if defence == "region" and not own else ""
 
 
 def _cell(readings: dict[str, Record] | None, n_shown: bool, dataset: str) -> Cell | None:

@@ -68,7 +68,7 @@ def styles(names: Sequence[str]) -> dict[str, tuple[str, str]]:
     return STYLES | dict(zip(others, islice(cycle(OTHERS), len(others)), strict=True))
 
 
-def _soft_grid(ax: Any) -> None:
+def soft_grid(ax: Any) -> None:
     ax.grid(axis="y", color=INK, alpha=0.12, linewidth=0.7)
     ax.set_axisbelow(True)
 
@@ -115,7 +115,7 @@ def accuracy_against_r(ax: Any, length: Length, below: float | None = None) -> N
         )
     ax.set_xlabel("length r (half-width of the region)")
     ax.set_ylabel("accuracy on validation examples, %")
-    _soft_grid(ax)
+    soft_grid(ax)
     legend(ax)
 
 
@@ -133,7 +133,7 @@ def rate_curves(ax: Any, curves: dict[str, list[Record]], names: dict[str, str],
     ax.set_yticks(range(0, 101, 20))
     ax.set_xlabel(x)
     ax.set_ylabel("success rate, %")
-    _soft_grid(ax)
+    soft_grid(ax)
     legend(ax, 3 if len(curves) == 3 else 2)
 
 
@@ -161,7 +161,7 @@ def noise_curves(ax: Any, curves: dict[str, list[Record]], names: dict[str, str]
     ax.set_ylim(bottom=0)
     ax.set_xlabel(x)
     ax.set_ylabel(NOISE_AXIS[norms.pop()] if len(norms) == 1 else "mean noise")
-    _soft_grid(ax)
+    soft_grid(ax)
     legend(ax)
 
 
@@ -186,7 +186,7 @@ def security_curves(
     ax.set_yticks(range(0, 101, 20))
     ax.set_xlabel(f"largest {norm} noise allowed")
     ax.set_ylabel("accuracy left, %")
-    _soft_grid(ax)
+    soft_grid(ax)
     legend(ax)
 
 
@@ -205,7 +205,7 @@ def certified_curves(ax: Any, cases: Sequence[CertifiedCase], norm: str) -> None
     ax.set_yticks(range(0, 101, 20))
     ax.set_xlabel(f"certified {norm.replace('inf', '∞')} radius")
     ax.set_ylabel("certified accuracy, %")
-    _soft_grid(ax)
+    soft_grid(ax)
     legend(ax, columns=1)
 
 
@@ -241,7 +241,7 @@ def histograms(axes: Sequence[Any], data: Histograms, attack: str, shown: int) -
         ax.set_xlim(-0.7, len(counts) - 0.3)
         ax.set_xticks(_label_ticks(len(counts)))
         ax.tick_params(labelsize=7, pad=1.5, length=2)
-        _soft_grid(ax)
+        soft_grid(ax)
 
 
 def _label_ticks(count: int) -> list[int]:

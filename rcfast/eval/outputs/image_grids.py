@@ -16,7 +16,7 @@ from rcfast.eval.outputs.records import attack_label, number, rounded
 from rcfast.eval.outputs.table import Record
 from rcfast.eval.results import Grid, Results
 from rcfast.eval.run import attack
-from rcfast.eval.run.attack import Case
+from rcfast.eval.run.attack import Adversarial, Case
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Measured
 from rcfast.eval.run.examples import examples
@@ -88,12 +88,19 @@ class ImageGrid(Output):
     def _judges(self, ctx: Context) -> list[Measured]:
         """The one defence that decides, where the run has it and the attack."""
         case, _, _ = self.case(ctx)
-        there = case.attack in ctx.config.attacks.names
-        return [own for own in judges(ctx) if own.name == self.judge and there]
+        return [own for own in judges(ctx) if own.name == self.judge and self.there(ctx, case)]
+
+    def there(self, ctx: Context, case: Case) -> bool:
+        """Whether the run has the attack."""
+        return case.attack in ctx.config.attacks.names
+
+    def made(self, ctx: Context, case: Case) -> Iterable[Adversarial]:
+        """The units that attack the examples of the grid."""
+        return attack.parts(ctx, case, "grid")
 
     def _labels(self, ctx: Context, own: Measured) -> Iterable[AdversarialLabels]:
         case, alpha, _ = self.case(ctx)
-        for part in attack.parts(ctx, case, "grid"):
+        for part in self.made(ctx, case):
             yield AdversarialLabels(own.name, own.seeds[0], part, alpha)
 
     def _images(self, ctx: Context, own: Measured) -> tuple[np.ndarray, np.ndarray]:

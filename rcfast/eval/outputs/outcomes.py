@@ -25,18 +25,19 @@ Attempt = tuple[Measured, tuple[Adversarial, ...], float]  # who judges, what ma
 
 
 def attempts(ctx: Context, units: Iterable[Unit]) -> list[Attempt]:
-    """Return the defences and attacks of which all drawn examples are labelled, in the order of the units."""
+    """Return the defences and attacks of which all drawn examples are labelled, by every seed, in the units' order."""
     own = {judge.name: judge for judge in judges(ctx)}
-    made: dict[tuple[str, Case, float], dict[int, Adversarial]] = {}
+    made: dict[tuple[str, Case, float], dict[Adversarial, set[int | None]]] = {}
     for unit in units:
         if isinstance(unit, AdversarialLabels) and unit.made.start < examples(ctx).drawn:
             blocks = made.setdefault((unit.judge, unit.made.case, unit.alpha), {})
-            blocks[unit.made.start] = unit.made
-    return [
-        (own[name], tuple(blocks[start] for start in sorted(blocks)), alpha)
-        for (name, _, alpha), blocks in made.items()
-        if sum(part.stop - part.start for part in blocks.values()) == examples(ctx).drawn
-    ]
+            blocks.setdefault(unit.made, set()).add(unit.seed)
+    found: list[Attempt] = []
+    for (name, _, alpha), blocks in made.items():
+        whole = [part for part, seeds in blocks.items() if seeds >= set(own[name].seeds)]
+        if sum(part.stop - part.start for part in whole) == examples(ctx).drawn:
+            found.append((own[name], tuple(sorted(whole, key=lambda part: part.start)), alpha))
+    return found
 
 
 def write(ctx: Context, units: Sequence[Unit]) -> None:

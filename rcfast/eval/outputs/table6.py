@@ -1,6 +1,6 @@
 """Table 6: combined attacks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from rcfast.eval.outputs import attack_rows
 from rcfast.eval.outputs.attack_table import AttackTable
@@ -11,15 +11,23 @@ from rcfast.eval.results import AttackRow, Results
 from rcfast.eval.run.attack import Case
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Measured
+from rcfast.eval.run.unit import Unit
 
 
 class Table6(AttackTable):
     name, group = "table6", "combined"
     title = "Combined attacks"
-    reading = "The least noisy success of several attacks: what an attacker who tries everything gets."
+    reading = (
+        "The least noisy success of several attacks: what an attacker who tries everything gets. -V: with the attacks "
+        "that know the vote, on the vote itself; on a network these are attacks on it, without a region."
+    )
 
     def cases(self, ctx: Context, network: str) -> list[Case]:
         return attack_rows.plain(ctx, network) + attack_rows.confident(ctx, network)
+
+    def needs(self, ctx: Context) -> Iterable[Unit]:
+        yield from super().needs(ctx)
+        yield from attack_rows.labelled_on_itself(ctx)
 
     def rows(self, ctx: Context, own: Measured) -> Iterator[AttackRow]:
         return attack_rows.combined_rows(ctx, own)

@@ -29,12 +29,16 @@ if TYPE_CHECKING:
 BATCH = 256  # rows attacked at once, fewer of large images; fixed, for it decides how a network rounds
 
 
-NORM = {"JSMA": 0, "CW-L0": 0, "FGSM": math.inf, "IGSM": math.inf, "CW-Linf": math.inf, "CW-L2": 2}
+NORM = {
+    **{"JSMA": 0, "CW-L0": 0, "FGSM": math.inf, "IGSM": math.inf, "CW-Linf": math.inf, "CW-L2": 2},
+    **{"RegionCW": 2, "RegionCW-L0": 0, "RegionCW-Linf": math.inf, "OptMargin": 2},
+    **{"CA-L0": 0, "CA-L2": 2, "CA-Linf": math.inf},
+}
 
 
 def norm_of(name: str) -> float:
     """Return the norm in which an attack's noise is counted: 0, 2 or inf."""
-    return 2 if name == "DeepFool" else NORM[name[2:]]
+    return 2 if name in ("DeepFool", "OptMargin") else NORM[name[2:]]
 
 
 @dataclass(frozen=True)
@@ -142,8 +146,13 @@ def _batch(ctx: Context) -> int:
 
 def parts(ctx: Context, case: Case, scope: Scope) -> Iterator[NetworkAttack]:
     """Yield an attack on the examples that a purpose needs, block by block."""
-    for start, stop in examples(ctx).blocks(scope, ctx.config.protocol.block):
+    for start, stop in blocks(ctx, scope):
         yield NetworkAttack(case, start, stop)
+
+
+def blocks(ctx: Context, scope: Scope) -> list[tuple[int, int]]:
+    """Return start and stop of the blocks of examples that are attacked together."""
+    return examples(ctx).blocks(scope, ctx.config.protocol.block)
 
 
 def make(config: Config, case: Case, device: torch.device | None = None) -> Attack:
@@ -172,6 +181,8 @@ def settings(attack: Attack) -> dict[str, Any]:
 def _plain(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)  # JSON has no infinity
     return value if isinstance(value, str | int | float | bool | type(None)) else repr(value)
 
 

@@ -29,7 +29,7 @@ from rcfast.eval.run.config import ConfigError, Vote
 from rcfast.eval.run.modules import code_digest, load_factory
 from rcfast.eval.run.store import digest_arrays
 from rcfast.eval.run.voter import Voter
-from rcfast.running import Plain, device_of, evaluating, in_evaluation, plain
+from rcfast.running import Model, Plain, device_of, evaluating, in_evaluation, plain
 
 _BATCH, _NUMBERS = 512, 1 << 22  # fixed, so that a network rounds alike in every run
 
@@ -117,10 +117,12 @@ def point_judge(network: Network) -> Judge:
     return Judge(network.name, network.name, (None,), {"network": network.digest}, label)
 
 
-def region_classifier(network: Network, r: float, vote: Vote, *, seed: int) -> RegionClassifier:
-    """Return the region-based classifier that the run measures."""
+def region_classifier(
+    network: Network, r: float, vote: Vote, *, seed: int, model: Model | None = None
+) -> RegionClassifier:
+    """Return the region-based classifier that the run measures. model: in the place of the network as it votes."""
     return RegionClassifier(
-        network.voter(vote.dtype),
+        model or network.voter(vote.dtype),
         r,
         m=vote.m,
         clip=vote.clip,  # type: ignore[arg-type]

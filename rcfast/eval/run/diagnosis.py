@@ -12,7 +12,7 @@ import torch
 from rcfast.attacks import Attack
 from rcfast.eval.checks import Examined, Trace, examine, random_noise, trace
 from rcfast.eval.run import attack
-from rcfast.eval.run.attack import Case, NetworkAttack, make, settings
+from rcfast.eval.run.attack import Adversarial, Case, make, settings
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Measured
 from rcfast.eval.run.examples import DrawnExamples, examples
@@ -132,7 +132,7 @@ class NoisyLabels(Labels):
 
     judge: str
     seed: int | None
-    made: NetworkAttack
+    made: Adversarial
     stop: int
 
     def __str__(self) -> str:

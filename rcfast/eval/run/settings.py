@@ -14,6 +14,7 @@ from typing import Any
 from rcfast.eval.results import DEFENCES
 from rcfast.eval.run.config import (
     ADAPTABLE,
+    ON_VOTES,
     PRESETS,
     STOPS,
     TARGETED,
@@ -210,6 +211,8 @@ def validate(config: Config) -> None:
             f"be among {', '.join(TARGETED)}, DeepFool",
             name,
         )
+    for name in attacks.vote:
+        _need(name in ON_VOTES, "attacks.vote", f"be among {', '.join(ON_VOTES)}", name)
     for name in attacks.adapted:
         _need(name in ADAPTABLE, "attacks.adapted", f"be among {', '.join(ADAPTABLE)}", name)
     for name in attacks.confidence_models:

@@ -7,3 +7,4 @@ ATTACK = 3  # what an attack finds with the same settings
 LABELS = 2  # the vote
 CERTIFICATE = 1  # bounds and theorems
 CHECKS = 1  # what the checks observe
+JUDGED = 1  # what unseen votes say of adversarial examples

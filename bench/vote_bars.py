@@ -1,0 +1,168 @@
+"""What the pieces of `attacks.py --vote` say together, beside what was asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+Piece = dict[str, Any]
+
+
+def of(pieces: dict[str, Piece], name: str, part: str = "") -> list[Piece]:
+    """The pieces of one attack, image by image."""
+    found = {
+        int(key.rpartition(" ")[2]): piece for key, piece in pieces.items() if key.rpartition(" ")[0] == name
+    }
+    return [found[i][part] if part else found[i] for i in sorted(found)]
+
+
+def images(pieces: dict[str, Piece], name: str) -> list[int]:
+    return sorted(int(key.rpartition(" ")[2]) for key in pieces if key.rpartition(" ")[0] == name)
+
+
+def joined(found: list[Piece], field: str) -> np.ndarray:
+    return np.concatenate([np.asarray(piece[field]) for piece in found], axis=-1) if found else np.zeros(0)
+
+
+def holds(found: list[Piece]) -> np.ndarray:
+    """Successes [n] on most fresh seeds."""
+    fresh = joined(found, "fresh")
+    return 2 * fresh.sum(0) > len(fresh)
+
+
+def same(pieces: dict[str, Piece], a: tuple[str, str], b: tuple[str, str]) -> tuple[float, int, float] | None:
+    """Mean L2 noise of a over that of b on what both hold, on how many that is, and the worst single ratio."""
+    both = sorted(set(images(pieces, a[0])) & set(images(pieces, b[0])))
+    if not both:
+        return None
+    of_a, of_b = ([_part(pieces[f"{name} {i}"], part) for i in both] for name, part in (a, b))
+    rows = holds(of_a) & holds(of_b)
+    if not rows.any():
+        return None
+    x, y = joined(of_a, "l2")[rows], joined(of_b, "l2")[rows]
+    return float(x.mean() / y.mean()), int(rows.sum()), float((x / y).max())
+
+
+def _part(piece: Piece, part: str) -> Piece:
+    return piece[part] if part else piece
+
+
+def untargeted(found: list[Piece]) -> np.ndarray:
+    """The least noise of each image among the targets that hold, inf where none does."""
+    return np.array([np.where(holds([piece]), piece["l2"], np.inf).min() for piece in found])
+
+
+def bars(pieces: dict[str, Piece]) -> list[list[str]]:
+    """Every bar, what was measured, and whether it is met; those of which a piece is missing are left out."""
+    found: list[tuple[str, str, str, bool]] = []
+    own = of(pieces, "region_cw")
+    if own:
+        fresh, n = joined(own, "fresh").sum(1), len(joined(own, "own"))
+        share = min(fresh) / n
+        found.append(
+            (f"RegionCW, {n} rows: success on fresh seeds", str(fresh.tolist()), "89 of 90", share >= 89 / 90)
+        )
+        noise = joined(own, "l2")[holds(own)].mean()
+        found.append(("RegionCW: mean L2", f"{noise:.3f}", "", True))
+        eight = joined(own, "rounded").sum(1)
+        found.append(("RegionCW: success rounded to 8 bits", str(eight.tolist()), "", True))
+        total = sum(piece["seconds"] for piece in own) / len(own) * 10
+        found.append(
+            ("RegionCW: seconds for 10 images, one thread", f"{total:.0f}", "180 on two cores", total <= 360)
+        )
+    for a, b, what, most in (
+        (("region_cw", ""), ("combined", "plain"), "RegionCW over CA-L2", 0.75),
+        (("region_cw", ""), ("combined", "lengthened"), "RegionCW over CA-L2 with Adapted", 1.0),
+        (("region_cw", ""), ("opt_margin", ""), "RegionCW over OptMargin", 1.0),
+        (("combined", "started"), ("combined", "plain"), "RegionCW started at CA-L2 over it", 1.0),
+    ):
+        ratio = same(pieces, a, b)
+        if ratio:
+            said = f"{ratio[0]:.3f} on {ratio[1]}, worst single {ratio[2]:.3f}"
+            found.append((f"{what}: L2 noise", said, f"at most {most:g}", ratio[0] <= most))
+    found += _untargeted(pieces)
+    found += _apgd(pieces)
+    for key, piece in pieces.items():
+        if key.startswith("eot"):
+            rates = np.asarray(piece["fresh"]).mean(1).tolist()
+            far = key in ("eot Linf 0.66", "eot L2 8")
+            found.append(
+                (
+                    f"APGD on the vote, {key[4:]}: success",
+                    str(rates),
+                    "1" if far else "",
+                    not far or min(rates) == 1,
+                )
+            )
+    found += _trends(pieces)
+    return [[*cells, ("met" if met else "MISSED") if cells[2] else ""] for *cells, met in found]
+
+
+def _untargeted(pieces: dict[str, Piece]) -> list[tuple[str, str, str, bool]]:
+    both = sorted(set(images(pieces, "region_cw")) & set(images(pieces, "combined")))
+    found = []
+    if both:
+        ours = untargeted([pieces[f"region_cw {i}"] for i in both])
+        theirs = untargeted([pieces[f"combined {i}"]["plain"] for i in both])
+        count = int(np.isfinite(ours).sum())
+        found.append(("untargeted RegionCW: images", f"{count} of {len(both)}", "all", count == len(both)))
+        rows = np.isfinite(ours) & np.isfinite(theirs)
+        ratio = float(ours[rows].mean() / theirs[rows].mean())
+        said = f"{ratio:.3f} ({ours[rows].mean():.3f} over {theirs[rows].mean():.3f})"
+        found.append(("untargeted RegionCW over U-CA-L2: L2 noise", said, "at most 0.85", ratio <= 0.85))
+    hop = images(pieces, "hop_skip_jump")
+    hop = [i for i in hop if f"region_cw {i}" in pieces]
+    if hop:
+        ours = untargeted([pieces[f"region_cw {i}"] for i in hop])
+        theirs = untargeted([pieces[f"hop_skip_jump {i}"] for i in hop])
+        said = f"{[round(float(v), 2) for v in theirs]}, RegionCW {[round(float(v), 2) for v in ours]}"
+        found.append(
+            ("HopSkipJump on the vote: L2 noise", said, "more than RegionCW", bool((theirs > ours).all()))
+        )
+    return found
+
+
+def _apgd(pieces: dict[str, Piece]) -> list[tuple[str, str, str, bool]]:
+    found = []
+    for key, piece in pieces.items():
+        if key.startswith("apgd") and "peer" in piece:
+            said = f"{piece['ours']} and {piece['peer']} of {piece['n']} left"
+            found.append(
+                (
+                    f"{key}: accuracy left, ours and AutoAttack's",
+                    said,
+                    "at most as much",
+                    piece["ours"] <= piece["peer"],
+                )
+            )
+            said = f"{piece['ours_seconds']:.1f} s and {piece['peer_seconds']:.1f} s"
+            found.append(
+                (f"{key}: time", said, "at most as much", piece["ours_seconds"] <= piece["peer_seconds"])
+            )
+    return found
+
+
+def _trends(pieces: dict[str, Piece]) -> list[tuple[str, str, str, bool]]:
+    """Noise as r grows, and success as m grows, on the images that all have."""
+    found = []
+    names = {0.1: "r=0.1", 0.2: "r=0.2", 0.3: "region_cw", 0.4: "r=0.4"}
+    both = set.intersection(*(set(images(pieces, name)) for name in names.values()))
+    if both:
+        means = [
+            float(np.mean([np.mean(pieces[f"{name} {i}"]["l2"]) for i in both])) for name in names.values()
+        ]
+        said = ", ".join(f"{r:g}: {mean:.3f}" for r, mean in zip(names, means, strict=True))
+        found.append(("mean L2 by r", said, "rises", means == sorted(means)))
+    names_m = {100: "m=100", 1000: "region_cw", 10_000: "m=10000"}
+    both = set.intersection(*(set(images(pieces, name)) for name in names_m.values()))
+    if both:
+        rates = {
+            m: float(np.mean([np.mean(pieces[f"{name} {i}"]["fresh"]) for i in both]))
+            for m, name in names_m.items()
+        }
+        n = 9 * len(both)
+        said = ", ".join(f"{m}: {rate:.1%}" for m, rate in rates.items())
+        half = 1.96 * (0.25 / n) ** 0.5
+        found.append((f"success by m, n = {n}", said, "does not fall", rates[10_000] >= rates[100] - half))
+    return found

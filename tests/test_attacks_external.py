@@ -1,0 +1,105 @@
+"""Attacks of other libraries: stopped at their budget, judged as ours, the same in any company."""
+
+import importlib.util
+import math
+
+import pytest
+import torch
+from attack_models import inputs, linear, network, predicted
+
+from rcfast import RegionClassifier
+from rcfast.attacks import Smallest, external
+
+HAVE = {name for name in ("foolbox", "art", "torchattacks") if importlib.util.find_spec(name)}
+ATTACKS = {
+    "foolbox": external("foolbox:HopSkipJumpAttack", steps=2, max_gradient_eval_steps=40, queries=300),
+    "art": external("art:HopSkipJump", max_iter=2, max_eval=40, init_eval=10, queries=300),
+    "torchattacks": external("torchattacks:Square", norm=math.inf, eps=0.3, n_queries=100, queries=300),
+}
+
+
+def images(count):
+    return inputs(count, 1, 3, 4).float()
+
+
+def model():
+    """In float64, whose rows do not feel who else is asked about; the libraries' images are float32."""
+    return network(12)
+
+
+@pytest.mark.parametrize("library", sorted(ATTACKS))
+@pytest.mark.parametrize("votes", [False, True])
+def test_runs_on_networks_and_votes_and_gives_the_same_in_any_company(library, votes):
+    if library not in HAVE:
+        pytest.skip(f"{library} is not installed")
+    net, x = model(), images(3)
+    labels = predicted(net, x.double())
+    attacked = RegionClassifier(net, 0.1, m=40) if votes else net
+    attack = ATTACKS[library]
+    before = torch.get_rng_state()
+    result = attack(attacked, x, labels)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert result.success.all()
+    said = attacked.predict(result.adversarial) if votes else predicted(net, result.adversarial.double())
+    assert (said != labels).all()
+    part = attack(attacked, x[[2, 0]], labels[[2, 0]])
+    assert torch.equal(part.adversarial, result.adversarial[[2, 0]])
+    assert torch.equal(part.queries, result.queries[[2, 0]])
+
+
+@pytest.mark.skipif("foolbox" not in HAVE, reason="foolbox is not installed")
+def test_is_stopped_at_its_budget_and_keeps_the_best_it_saw():
+    net, x = linear(12, 2), images(4)
+    labels = predicted(net, x.double())
+    asked = []
+
+    def watched(z):
+        asked.append(len(z))
+        return net(z.double())
+
+    noise = []
+    for queries in (60, 400, 3000):
+        asked.clear()
+        attack = external("foolbox:HopSkipJumpAttack", steps=20, queries=queries)
+        result = attack(watched, x, labels)
+        assert (
+            result.queries <= queries + 3
+        ).all()  # and the looks at the clean input and at what is handed out
+        noise.append(result.mean_noise(2))
+        assert result.success.all()
+    assert noise[0] > noise[1] > noise[2]
+
+
+@pytest.mark.skipif("torchattacks" not in HAVE, reason="torchattacks is not installed")
+def test_gradients_through_points_of_the_region():
+    net, x = model(), images(4)
+    labels = predicted(net, x.double())
+    vote = RegionClassifier(net, 0.1, m=100)
+    attack = external("torchattacks:PGD", norm=math.inf, points=6, eps=0.2, steps=10)
+    assert attack(vote, x, labels).success.all()
+
+
+def test_combines_with_ours():
+    attack = external("foolbox:HopSkipJumpAttack", steps=3)
+    assert repr(attack) == "external('foolbox:HopSkipJumpAttack', steps=3)"
+    assert attack == external("foolbox:HopSkipJumpAttack", steps=3)
+    assert hash(attack) == hash(external("foolbox:HopSkipJumpAttack", steps=3))
+    assert Smallest([attack]).norm == 2
+
+
+def test_errors():
+    with pytest.raises(
+        ValueError, match="name must be LIBRARY:ATTACK, of foolbox, art, torchattacks, got 'cleverhans:FGM'"
+    ):
+        external("cleverhans:FGM")
+    with pytest.raises(ValueError, match="queries must be a positive integer, got 0"):
+        external("foolbox:HopSkipJumpAttack", queries=0)
+    with pytest.raises(ValueError, match="points must be a count"):
+        external("foolbox:HopSkipJumpAttack", points=-1)
+    net, x = model(), images(1)
+    if "foolbox" in HAVE:
+        with pytest.raises(AttributeError, match="has no attack 'Nothing'"):
+            external("foolbox:Nothing")(net, x, predicted(net, x.double()))
+    if "torchattacks" not in HAVE:
+        with pytest.raises(ImportError, match=r"needs torchattacks.*pip install 'rcfast\[peers\]'"):
+            external("torchattacks:PGD")(net, x, predicted(net, x.double()))

@@ -1,0 +1,151 @@
+"""Attacks on the vote in the evaluation: planned, judged by votes that they never saw, and spoken of first."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rcfast.attacks import judge
+from rcfast.eval import cli
+from rcfast.eval.evaluation import plan, prepare
+from rcfast.eval.outputs import get, transfer, vote_rows
+from rcfast.eval.outputs.vote_rows import Judged
+from rcfast.eval.report.verdict import headline
+from rcfast.eval.run import vote_attack
+from rcfast.eval.run.config import ConfigError
+from rcfast.eval.run.context import Context
+from rcfast.eval.run.progress import Progress
+from rcfast.eval.run.settings import build
+from rcfast.eval.run.store import Store
+from rcfast.eval.run.vote_attack import JudgedExamples, VoteAttack
+
+NAMES = ("vote_attacks", "vote_noise", "vote_images", "table6", "worst")
+SMALL = [
+    *("protocol.examples=2", "protocol.targets=3", "protocol.block=2", "vote.m=100", "length.r=0.1"),
+    *("train.point.epochs=4", 'defences=["point","region"]', 'attacks.names=["T-CW-L2","T-FGSM"]'),
+    *("attacks.confidences=[0, 10]", "attacks.alphas=[0, 1]", "attacks.settings.T-FGSM={steps=8, refine=1}"),
+    "attacks.settings.T-CW-L2={searches=2, iterations=20, c0=1.0, rate=0.1}",
+    "attacks.settings.T-RegionCW={steps=25, points=4, votes=200}",
+]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("run") / "out"
+    given = [item for text in SMALL for item in ("--set", text)]
+    assert cli.main(["--out", str(out), "--only", ",".join(NAMES), "--quiet", *given]) == cli.DONE
+    return out
+
+
+@pytest.fixture(scope="module")
+def results(folder: Path) -> Any:
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def ctx(folder: Path) -> Context:
+    chosen = [get(name) for name in NAMES]
+    store = Store(folder, readonly=True)
+    found = prepare(build("quick", settings=SMALL), folder, chosen, store, Progress("quiet"))
+    found.sketch = False
+    return found
+
+
+@pytest.mark.slow
+def test_the_vote_counts_as_attacked_itself(results: Any, folder: Path) -> None:
+    assert results["direct"]["region"] == ["T-RegionCW on region"]
+    worst = {row["defence"]: row for row in results["worst"]}
+    assert "T-RegionCW on region" in worst["region"]["on_itself"]
+    said = headline(results)
+    assert said.startswith("Voting over a region is attacked itself: T-RegionCW succeeds for ")
+    assert "transfer alone" not in said
+    page = (folder / "report.html").read_text()
+    assert "not attacked itself" not in page.replace("Where no attack was made", "")
+    assert page.index('id="vote_attacks"') < page.index('id="worst"')
+
+
+@pytest.mark.slow
+def test_rows_say_what_the_judges_said(results: Any, ctx: Context) -> None:
+    rows = {row["kind"]: row for row in results["vote_attacks"]}
+    assert set(rows) == {"transfer", "adaptive", "best", "random", "network"}
+    made = tuple(vote_attack.parts(ctx, "T-RegionCW"))
+    found = vote_rows.judged(ctx, made)
+    own = rows["adaptive"]
+    assert own["n"] == 6
+    assert own["per_seed"] == found.success.sum((1, 2)).tolist()
+    assert own["rate"] == pytest.approx(found.success.mean())
+    assert own["rate"] > rows["transfer"]["rate"]
+    assert rows["random"]["rate"] < own["rate"]
+    assert own["rounded"] is not None
+    assert own["share_low"] > 0.4
+    assert rows["best"]["noise_mean"] <= max(own["noise_mean"], rows["transfer"]["noise_mean"] or 0)
+    assert rows["network"]["defence"] == "point"
+    combined = {(row["attack"], row["defence"]) for row in results["attacks"]}
+    assert {("T-CA-L2-V", "region"), ("U-CA-L2-V", "point")} <= combined
+
+
+@pytest.mark.slow
+def test_the_judges_are_those_of_the_library(ctx: Context) -> None:
+    """The stored judgement is that of rcfast.attacks.judge on the stored bytes; its seeds are not those of the run."""
+    part = next(iter(vote_attack.parts(ctx, "T-RegionCW")))
+    labels = vote_attack.wanted(ctx, part)
+    adversarial = torch.from_numpy(ctx.arrays(part)["adversarial"]).flatten(0, 1)
+    clean = vote_attack.examples(ctx).x[part.rows].repeat_interleave(labels.shape[1], dim=0)
+    result = vote_attack.result_of(adversarial, clean)
+    said = judge(vote_attack.attacked(ctx), result, labels.flatten(), targeted=True, m=100)
+    stored = ctx.arrays(JudgedExamples(part))
+    assert np.array_equal(said.success.numpy(), stored["success"].reshape(3, -1))
+    assert said.rounded is not None
+    assert np.array_equal(said.rounded.numpy(), stored["rounded"].reshape(3, -1))
+    assert np.array_equal(said.share.numpy(), stored["share"].flatten())
+
+
+@pytest.mark.slow
+def test_the_best_transfer_is_the_least_noisy_that_the_known_votes_take(ctx: Context) -> None:
+    (first, *_) = transfer.parts(ctx, 2)
+    held = ctx.arrays(first)
+    noise = np.full(held["success"].shape, np.inf)
+    for said in first.needs(ctx):
+        found, x = ctx.arrays(said.made), vote_attack.examples(ctx).x[first.rows].numpy()[:, None]
+        made = np.clip(x + (1 + said.alpha) * (found["adversarial"] - x), 0, 1)
+        size = np.sqrt(((made - x) ** 2).sum((2, 3, 4)))
+        targets = vote_attack.examples(ctx).targets[first.rows]
+        takes = found["success"] & (ctx.arrays(said)["said"].reshape(targets.shape) == targets)
+        noise = np.minimum(noise, np.where(takes, size, np.inf))
+    assert np.array_equal(held["success"], np.isfinite(noise))
+    own = np.sqrt(((held["adversarial"] - x) ** 2).sum((2, 3, 4)))
+    assert own[held["success"]] == pytest.approx(noise[held["success"]], rel=1e-4)
+    assert held["success"].any()
+
+
+def test_what_is_handed_in_of_several_attacks_is_chosen_by_the_votes_that_the_attacker_sees() -> None:
+    def one(own: list[bool], noise: list[float], fresh: list[bool]) -> Judged:
+        success = np.array(fresh)[None, None]
+        return Judged(success, success, np.array(own)[None], np.array(noise)[None], np.array(noise)[None])
+
+    both = vote_rows.best(
+        [
+            one([True, True, False, False], [1, 3, 1, 2], [False, True, True, True]),
+            one([True, True, True, False], [2, 2, 2, 1], [True, False, False, False]),
+        ]
+    )
+    assert both.noise.tolist() == [[1, 2, 2, 2]]
+    assert both.success[0].tolist() == [[False, False, False, True]]
+
+
+def test_a_vote_without_attacks_and_unknown_names(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"attacks\.vote must be among T-RegionCW, .* got 'T-Region'"):
+        build("quick", settings=['attacks.vote=["T-Region"]'])
+    for settings in (["attacks.vote=[]"], ['defences=["point"]']):
+        chosen = [get(name) for name in NAMES[:3]]
+        config = build("quick", settings=settings)
+        ctx = prepare(config, tmp_path, chosen, Store(tmp_path, readonly=True), Progress("quiet"))
+        assert not [unit for unit in plan(ctx, chosen) if isinstance(unit, VoteAttack | JudgedExamples)]
+
+
+@pytest.mark.parametrize("preset", ["quick", "certified", "cpu", "paper"])
+def test_every_preset_attacks_the_vote(preset: str) -> None:
+    assert "T-RegionCW" in build(preset).attacks.vote
