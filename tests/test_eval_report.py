@@ -216,7 +216,7 @@ def test_report_has_everything(results: Results, read: tuple[str, _Page]) -> Non
     _, page = read
     assert len(page.ids) == len(set(page.ids))
     assert {link[1:] for link in page.links if link.startswith("#")} <= set(page.ids)
-    assert set(NAMES) - {"imported"} <= set(page.ids)  # nothing was imported
+    assert set(NAMES) - {"imported", "regions"} <= set(page.ids)  # nothing was imported or compared
     ends = [
         page.text.index(word) for word in ("Voting over a region", "Sizes of the data splits", "Hardware and")
     ]

@@ -119,7 +119,12 @@ def results(whole: Path) -> dict[str, Any]:
 @pytest.mark.slow
 def test_a_run_leaves_every_file(whole: Path) -> None:
     made = {path.stem for folder in ("tables", "figures") for path in (whole / folder).iterdir()}
-    assert made == set(NAMES) - {"certified", "radii"}  # which the quick preset does not ask for
+    assert made == set(NAMES) - {
+        "certified",
+        "radii",
+        "regions",
+        "imported",
+    }  # which the quick preset does not ask for
     for folder, endings in (
         ("tables", ("csv", "json", "md", "tex")),
         ("figures", ("csv", "json", "png", "svg")),

@@ -282,6 +282,7 @@ class Results(TypedDict):
     length: NotRequired[Length]
     histograms: NotRequired[Histograms]
     certified: NotRequired[list[CertifiedCase]]
+    compared: NotRequired[list[Any]]  # ComparedVote of outputs/compared_vote.py
     grids: dict[str, Grid]  # "figure1", "figure5", "figure9"
     checks: NotRequired[list[dict[str, Any]]]  # records of rcfast.eval.checks.Check
     stages: NotRequired[list[StageTime]]  # not part of results.json

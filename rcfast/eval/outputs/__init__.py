@@ -33,6 +33,7 @@ NAMES = (
     *("table2", "table3", "table4", "table5", "table6", "imported"),
     *("figure1", "figure2", "figure4", "figure5", "figure6", "figure7", "figure8", "figure9"),
     *("certified", "radii"),
+    "regions",
     "checks",
 )
 ON_REQUEST = ("robustbench",)  # made where an option asks for them

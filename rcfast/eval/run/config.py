@@ -134,6 +134,17 @@ class Export:
 
 
 @dataclass(frozen=True)
+class Compare:
+    # KIND or KIND/WEIGHTS of votes to compare, the others with the first. KIND: cube, clamp, gaussian, laplace, l2ball,
+    # sphere, l1ball or subspace; WEIGHTS: count, softmax, margin or distance.
+    votes: list[str] = field(default_factory=list)
+    components: int = 50  # of the training set's principal ones, for subspace
+    validation: int = 0  # examples on which sizes are learnt; 0 = all
+    examples: int = 1000  # of the test set, for the accuracy
+    attack: dict[str, Any] = field(default_factory=dict)  # over the settings of RegionCW in attacks.budget
+
+
+@dataclass(frozen=True)
 class Config:
     preset: str = ""
     seed: int = 0  # of training and of the draw of examples; the votes have vote.seeds
@@ -150,6 +161,7 @@ class Config:
     protocol: Protocol = field(default_factory=Protocol)
     attacks: Attacks = field(default_factory=Attacks)
     certify: Certify = field(default_factory=Certify)
+    compare: Compare = field(default_factory=Compare)
     checks: Checks = field(default_factory=Checks)
     export: Export = field(default_factory=Export)
 

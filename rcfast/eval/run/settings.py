@@ -234,3 +234,7 @@ def validate(config: Config) -> None:
     _need(certify.gain >= 0, "certify.gain", "not be negative", certify.gain)
     for value in certify.radii:
         _need(value >= 0, "certify.radii", "not be negative", value)
+    compare = config.compare
+    _need(compare.validation >= 0, "compare.validation", "not be negative", compare.validation)
+    _need(compare.examples >= 1, "compare.examples", "be at least 1", compare.examples)
+    _need(len(set(compare.votes)) == len(compare.votes), "compare.votes", "not repeat a vote", compare.votes)

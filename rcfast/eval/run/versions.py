@@ -8,3 +8,4 @@ LABELS = 2  # the vote
 CERTIFICATE = 1  # bounds and theorems
 CHECKS = 1  # what the checks observe
 JUDGED = 1  # what unseen votes say of adversarial examples
+COMPARISON = 1  # sizes and labels of compared votes, and the attack on them
