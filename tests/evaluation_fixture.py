@@ -137,7 +137,7 @@ def make(
                 for kind, attack, rate, noise in (
                     ("transfer", "T-CA-L2", 0.95, 2.7),
                     ("adaptive", "T-RegionCW", 0.99, 2.1),
-                    ("best", "T-CA-V-L2", 0.99, 2.1),
+                    ("best", "T-CA-L2-V", 0.99, 2.1),
                     ("random", "T-RegionCW", 0.01, 2.0),
                     ("network", "T-RegionCW", 1.0, 1.7),
                 )

@@ -105,6 +105,10 @@ class External(SampledAttack):
         named += [f"{k}={getattr(self, k)!r}" for k, v in defaults.items() if getattr(self, k) != v]
         return f"external({', '.join([repr(self.name), *named])})"
 
+    def find(self) -> Run:
+        """The library's attack. Raises ImportError or AttributeError where it is not there."""
+        return _runner(self)
+
     def _search(self, vote: Sampled, x: Tensor, labels: Tensor) -> Tensor:
         run = _runner(self)
         found = x.clone()

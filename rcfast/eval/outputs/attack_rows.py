@@ -66,7 +66,10 @@ def on_itself(ctx: Context, own: Measured, norm: float | None = None) -> list[Ca
     """Return the attacks that know votes, in one norm or all: on the vote, or on a network that is its own defence."""
     if own.name != vote_attack.DEFENCE and own.attacked != own.name:
         return []
-    return [Case(own.name, name) for name in vote_attack.names(ctx, norm)]
+    names = vote_attack.names(ctx, norm)
+    if own.name != vote_attack.DEFENCE:  # those of other libraries have attacks of their own for networks
+        names = [name for name in names if ":" not in name]
+    return [Case(own.name, name) for name in names]
 
 
 def blocks_of(ctx: Context, case: Case) -> tuple[Adversarial, ...]:

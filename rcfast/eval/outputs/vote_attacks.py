@@ -81,7 +81,7 @@ class VoteAttacks(Output):
 
     def findings(self, results: Results) -> Iterator[Finding]:
         for r in _strongest(results):
-            said = f"{attack_label(r['attack'])}, made for the vote, succeeds for {percent(r['rate'])} of {r['n']:,} "
+            said = f"{attack_label(r['attack'])}, {KINDS[r['kind']]}, succeeds for {percent(r['rate'])} of {r['n']:,} "
             said += f"({percent_range(r['rate_low'], r['rate_high'])}) on seeds it never saw"
             if r["noise_mean"] is not None:
                 said += f", at a mean {NORMS[r['norm']]} noise of {mean_text(r['noise_mean'], None)}"
@@ -171,10 +171,10 @@ def _records(results: Results) -> list[Record]:
 
 
 def _strongest(results: Results) -> list[Record]:
-    """The strongest attack made for the vote, norm by norm, L2 first."""
+    """The strongest attack on the vote, alone or with what was made for the network, norm by norm, L2 first."""
     found = []
     for norm in ("L2", "Linf", "L0"):
-        own = [r for r in _records(results) if r["kind"] == "adaptive" and r["norm"] == norm]
+        own = [r for r in _records(results) if r["kind"] in ("adaptive", "best") and r["norm"] == norm]
         if own:
             found.append(max(own, key=lambda r: (r["rate"], -(r["noise_mean"] or 0.0))))
     return found

@@ -84,7 +84,7 @@ def rows(ctx: Context) -> Iterator[VoteAttackRow]:
             if made[0].case.targeted:
                 targeted.append(found)
         if len(targeted) > 1:
-            yield _row(ctx, "best", f"T-CA-V-{name}", norm, best(targeted))
+            yield _row(ctx, "best", f"T-CA-{name}-V", norm, best(targeted))
         yield _random(ctx, on_vote[0], norm)
         for own in judges(ctx):
             if own.name != vote_attack.DEFENCE:

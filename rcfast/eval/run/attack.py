@@ -164,6 +164,8 @@ def make(config: Config, case: Case, device: torch.device | None = None) -> Atta
     if case.confidence:
         own |= {**config.attacks.confidence_settings, "confidence": case.confidence}
     try:
+        if ":" in case.attack:
+            return attacks.external(case.attack.removeprefix("T-"), targeted=case.targeted, **own)
         made = attacks.get(case.attack, budget=config.attacks.budget).replace(**own)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"attacks.settings.{case.attack}: {error}") from error

@@ -10,6 +10,7 @@ PRESETS = ("quick", "certified", "cpu", "paper", "imagenet-first-look")
 TRAINED = ("point", "adversarial", "distillation")
 TARGETED = ("T-JSMA", "T-CW-L0", "T-FGSM", "T-IGSM", "T-CW-Linf", "T-CW-L2")
 ON_VOTES = ("T-RegionCW", "T-RegionCW-L0", "T-RegionCW-Linf", "T-OptMargin", "OptMargin")
+LIBRARIES = ("foolbox", "art", "torchattacks")
 ADAPTABLE = ("T-CW-L0", "T-CW-L2", "T-CW-Linf")
 STOPS = ("sequential", "exact", "none")
 TRAINING_ATTACK = "DeepFool"  # of adversarial training, unless train.adversarial.attack names another
@@ -91,7 +92,9 @@ class Protocol:
 @dataclass(frozen=True)
 class Attacks:
     names: list[str] = field(default_factory=lambda: [*TARGETED, "DeepFool"])
-    vote: list[str] = field(default_factory=lambda: ["T-RegionCW"])  # attacks that know the vote
+    vote: list[str] = field(
+        default_factory=lambda: ["T-RegionCW"]
+    )  # made for votes, or LIBRARY:ATTACK, T-LIBRARY:ATTACK
     budget: str = "paper"  # paper or fast: the settings of rcfast.attacks.get
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)  # by attack, over the budget's
     confidences: list[float] = field(default_factory=lambda: [5.0 * i for i in range(9)])

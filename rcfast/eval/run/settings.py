@@ -14,6 +14,7 @@ from typing import Any
 from rcfast.eval.results import DEFENCES
 from rcfast.eval.run.config import (
     ADAPTABLE,
+    LIBRARIES,
     ON_VOTES,
     PRESETS,
     STOPS,
@@ -212,7 +213,10 @@ def validate(config: Config) -> None:
             name,
         )
     for name in attacks.vote:
-        _need(name in ON_VOTES, "attacks.vote", f"be among {', '.join(ON_VOTES)}", name)
+        library, colon, _ = name.removeprefix("T-").partition(":")
+        known_attack = name in ON_VOTES or (colon and library in LIBRARIES)
+        must = f"be among {', '.join(ON_VOTES)}, or LIBRARY:ATTACK of {', '.join(LIBRARIES)}"
+        _need(bool(known_attack), "attacks.vote", must, name)
     for name in attacks.adapted:
         _need(name in ADAPTABLE, "attacks.adapted", f"be among {', '.join(ADAPTABLE)}", name)
     for name in attacks.confidence_models:

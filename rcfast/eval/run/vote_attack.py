@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcfast.attacks import AttackResult, Noise, judge
+from rcfast.attacks import AttackResult, External, Noise, judge
 from rcfast.classifier import RegionClassifier
 from rcfast.eval.run.attack import (
     BATCH,
@@ -19,9 +19,9 @@ from rcfast.eval.run.attack import (
     blocks,
     digest_examples,
     make,
-    norm_of,
     settings,
 )
+from rcfast.eval.run.config import ConfigError
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Network, region_classifier
 from rcfast.eval.run.examples import DrawnExamples, Scope, examples
@@ -77,18 +77,28 @@ class VoteAttack(Adversarial):
     case: Case
     start: int
     stop: int
+    measured_in: float  # the norm
 
     kind = stage = "attack"
 
     def __str__(self) -> str:
         return str(self.case)
 
+    @property
+    def norm(self) -> float:
+        return self.measured_in
+
     def needs(self, ctx: Context) -> Iterable[Unit]:
         yield from needed_by(ctx, DEFENCE)
         yield DrawnExamples()
 
     def check(self, ctx: Context) -> None:
-        make(ctx.config, self.case)
+        made = make(ctx.config, self.case)
+        if isinstance(made, External):
+            try:
+                made.find()
+            except (ImportError, AttributeError) as error:
+                raise ConfigError(f"attacks.vote: {error}") from error
 
     def inputs(self, ctx: Context) -> dict[str, Any]:
         return {
@@ -121,6 +131,8 @@ class VoteAttack(Adversarial):
         made = make(ctx.config, self.case, ctx.device)
         known = pace.known.get(digest([self.case.attack, settings(made)]))
         points = getattr(made, "steps", 500) * getattr(made, "points", 1)
+        if isinstance(made, External):
+            points = made.queries * max(made.points, 30)
         return self.size(ctx) * (known or points * pace.training + 3 * ctx.config.vote.m * pace.forward)
 
 
@@ -199,8 +211,10 @@ class JudgedExamples(Unit):
 
 def parts(ctx: Context, attack: str, scope: Scope = "drawn") -> Iterator[VoteAttack]:
     """Yield an attack on the vote, block by block."""
+    case = Case(DEFENCE, attack)
+    norm = make(ctx.config, case).norm
     for start, stop in blocks(ctx, scope):
-        yield VoteAttack(Case(DEFENCE, attack), start, stop)
+        yield VoteAttack(case, start, stop, norm)
 
 
 def names(ctx: Context, norm: float | None = None) -> list[str]:
@@ -208,4 +222,4 @@ def names(ctx: Context, norm: float | None = None) -> list[str]:
     if DEFENCE not in ctx.config.defences:
         return []
     found = dict.fromkeys(ctx.config.attacks.vote)
-    return [name for name in found if norm is None or norm_of(name) == norm]
+    return [name for name in found if norm is None or make(ctx.config, Case(DEFENCE, name)).norm == norm]
