@@ -87,7 +87,7 @@ def attacked_itself(about: str, transferred: np.ndarray, direct: np.ndarray | No
     """
     rate = float(transferred.mean()) if transferred.size else 0.0
     if direct is None:
-        measured = f"transferred examples only; some attack's succeed on {rate:.1%} of the images"
+        measured = f"transferred examples only, which succeed on {rate:.1%} of the images"
         return TRANSFER.fails(about, measured, transferred=rate, direct=None)
     pair = paired_difference(transferred, direct)
     own = float(direct.mean())
