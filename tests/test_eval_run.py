@@ -20,22 +20,25 @@ from rcfast.eval.run.settings import build
 
 # Everything of the quick preset, with fewer examples, epochs and iterations.
 SMALL = [
-    "protocol.examples=3",
-    "protocol.block=2",
+    "protocol.examples=2",
+    "protocol.block=1",
     "vote.m=100",
     "vote.histogram_m=200",
     "length.step=0.05",
     "length.m=50",
-    "train.point.epochs=8",
+    "train.point.epochs=4",
     "train.adversarial.epochs=1",
     "train.adversarial.attack_settings={iterations=2, candidates=2}",
-    "train.distillation.epochs=4",
+    "train.distillation.epochs=2",
     "attacks.confidences=[0, 20]",
     "attacks.alphas=[0, 1]",
     "attacks.settings.T-FGSM={steps=16, refine=2}",
-    "attacks.settings.T-CW-L2={searches=2, iterations=20}",
+    "attacks.settings.T-IGSM={refine=2, iterations=5}",
+    "attacks.settings.T-CW-L2={searches=2, iterations=10}",
+    "attacks.settings.T-CW-L0={iterations=10, c_max=1.0}",
+    "attacks.settings.T-CW-Linf={iterations=10, c_max=1.0}",
+    "attacks.confidence_settings={searches=2, iterations=10}",
     "attacks.settings.T-RegionCW={steps=15, points=3, votes=100}",
-    "attacks.confidence_settings={searches=2, iterations=20}",
     "checks.examples=2",
 ]
 MINE = '''
@@ -144,8 +147,8 @@ def test_results_hold_every_defence_attack_and_reading(results: dict[str, Any]) 
     assert {row["n"] for row in results["accuracy"]} == {360}
     rows = results["attacks"]
     for group, names, n in (
-        ("targeted", {"T-JSMA", "T-CW-L0", "T-FGSM", "T-IGSM", "T-CW-Linf", "T-CW-L2"}, 27),
-        ("untargeted", {"U-JSMA", "U-CW-L0", "U-FGSM", "U-IGSM", "U-CW-Linf", "U-CW-L2", "DeepFool"}, 3),
+        ("targeted", {"T-JSMA", "T-CW-L0", "T-FGSM", "T-IGSM", "T-CW-Linf", "T-CW-L2"}, 18),
+        ("untargeted", {"U-JSMA", "U-CW-L0", "U-FGSM", "U-IGSM", "U-CW-Linf", "U-CW-L2", "DeepFool"}, 2),
     ):
         found = {(r["attack"], r["defence"], r["reading"]): r for r in rows if r["group"] == group}
         readings = ("unseen", "defence", "model")
@@ -234,7 +237,7 @@ def test_a_changed_setting_redoes_what_depends_on_it(whole: Path, capsys: pytest
         lines = capsys.readouterr().out.splitlines()
         return {name: int(n) for name, n in re.findall(r"^(\w+) +\d+ +\d+ +(\d+) ", "\n".join(lines), re.M)}
 
-    assert todo() == {"train": 0, "attack": 0, "vote": 0, "draw": 0}
+    assert todo() == {"train": 0, "attack": 0, "vote": 0, "check": 0, "draw": 0}
     votes = todo("vote.seeds=[0,1,2,3]")
     assert (votes["train"], votes["attack"]) == (0, 0)
     assert votes["vote"] > 0
@@ -244,7 +247,7 @@ def test_a_changed_setting_redoes_what_depends_on_it(whole: Path, capsys: pytest
     distilled = todo("train.distillation.epochs=5")
     assert distilled["train"] == 1
     assert distilled["attack"] > 0
-    assert todo("protocol.examples=2")["attack"] == 0  # the first block is the same
+    assert todo("protocol.examples=1")["attack"] == 0  # the first block is the same
 
 
 @pytest.mark.slow
