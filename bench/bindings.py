@@ -3,7 +3,7 @@
     python bench/bindings.py
 
 Two functions that do nothing, with the arguments of `sample_hypercube` and of `vote`, compiled both ways; beside them
-the whole operator `rcfast.ops.vote_` on one row. The least of nine means of 50,000 calls each. Needs a C++ compiler.
+the whole operator `rcfast.ops.vote_` on one row. The least of 200 means of 1,000 calls each. Needs a C++ compiler.
 """
 
 import ctypes
@@ -79,8 +79,8 @@ def by_pybind11(folder: Path) -> Any:
     return module
 
 
-def nanoseconds(call: Callable[[], Any], calls: int = 50_000) -> float:
-    return min(timeit.repeat(call, number=calls, repeat=9)) / calls * 1e9
+def nanoseconds(call: Callable[[], Any], calls: int = 1000) -> float:
+    return min(timeit.repeat(call, number=calls, repeat=200)) / calls * 1e9
 
 
 def main() -> None:
@@ -92,7 +92,7 @@ def main() -> None:
             for way, module in modules.items()
         }
     counts, logits = torch.zeros(1, 10, dtype=torch.int32), torch.randn(1, 1, 10)
-    rows["rcfast.ops.vote_, one row of ten labels"] = nanoseconds(lambda: ops.vote_(counts, logits), 10_000)
+    rows["rcfast.ops.vote_, one row of ten labels"] = nanoseconds(lambda: ops.vote_(counts, logits))
     for row, value in rows.items():
         print(f"{row}: {value:,.0f} ns")
     device = torch.device("cpu")

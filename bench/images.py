@@ -41,6 +41,7 @@ SETTINGS = (
     "train.point.epochs=1",
     'defences=["point","region"]',
     "length.r=0.01",
+    "length.curve_max=0",
     "vote.m=1",
     "vote.seeds=[0]",
     "vote.chunk=32",

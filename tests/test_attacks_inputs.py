@@ -103,6 +103,8 @@ def test_target_that_is_the_true_label():
         ValueError, match="a target must differ from the true label, got 1 for both at index 1"
     ):
         FGSM()(linear(5, 3), X, Y, true_labels=torch.tensor([1, 1, 0, 2]))
+    with pytest.raises(TypeError, match="true_labels must be an int64 tensor, got list"):
+        FGSM()(linear(5, 3), X, Y, true_labels=[1, 1, 0, 2])
     with pytest.raises(ValueError, match="true_labels must be int64"):
         FGSM()(linear(5, 3), X, Y, true_labels=torch.tensor([1.0, 1, 0, 2]))
 

@@ -438,6 +438,8 @@ def check_label_range(labels: Tensor, num_classes: int, *, name: str = "labels")
 
 
 def _check_targets(labels: Tensor, true_labels: Tensor) -> None:
+    if not isinstance(true_labels, Tensor):
+        raise TypeError(f"true_labels must be an int64 tensor, got {type(true_labels).__name__}")
     if true_labels.dtype != torch.int64 or true_labels.shape != labels.shape:
         kind = f"{true_labels.dtype} {tuple(true_labels.shape)}"
         raise ValueError(f"true_labels must be int64 of shape {tuple(labels.shape)}, got {kind}")
