@@ -15,7 +15,7 @@ from rcfast.eval.results import Results, VoteAttackRow
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.unit import Unit
 
-LINES = {"transfer": "made for the network", "adaptive": "made for the vote", "random": "random noise"}
+LINES = {"transfer": "made for network", "adaptive": "made for vote", "random": "random"}
 
 
 KIND_STYLES = {"transfer": (axes.ORANGE, "--"), "adaptive": (axes.BLUE, "-"), "random": (axes.GREY, ":")}
