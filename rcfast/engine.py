@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .fused import fused, refresh
+from .fused import Fused, fused
 from .graphs import WORTH_SECONDS, Replays, recordable
 from .hardware import DtypeChoice, resolve_dtype
 from .running import (
@@ -20,6 +20,7 @@ from .running import (
     Needs,
     Plain,
     alike,
+    attributes_of,
     check_initialised,
     eager,
     logits_of,
@@ -242,8 +243,9 @@ class Engine:
         )
         self._runners: dict[Any, Runner] = {}
         self._copies: dict[tuple[torch.dtype, bool], nn.Module] = {}  # by precision and channels_last
-        self._fused: nn.Module | None = None
+        self._fused: Fused | None = None
         self._form: list[Any] = []
+        self._attributes: list[Any] = []  # of the modules when they were copied
         self.lock = RLock()  # the buffer of points is one
 
     def runner(self, shape: torch.Size, device: torch.device) -> Runner:
@@ -261,26 +263,24 @@ class Engine:
         now = tensors(self.model)
         form: list[Any] = [(t.shape, t.dtype, t.device) for t in now]
         form += self.model.modules() if isinstance(self.model, nn.Module) else []
-        if form != self._form:
+        if form != self._form or (self._fused is not None and not self._fused.refresh()):
             self._form, self._fused = form, None
             self._copies.clear()
             self._runners.clear()
         # At every vote: version counters miss writes through .data, and the weights are small beside the
         # dozens of forward passes that follow.
+        if self._copies and (attributes := attributes_of(self.model)) != self._attributes:
+            self._attributes = attributes
+            for kind, twin in self._copies.items():  # the runners hold on to the same object
+                vars(twin).update(vars(self._convert(*kind)))
         for twin in self._copies.values():
             torch._foreach_copy_(tensors(twin), now)
-        if self._fused is not None:
-            refresh(self._fused)
 
     def _convert(self, dtype: torch.dtype, channels_last: bool) -> nn.Module:
-        if (dtype, channels_last) not in self._copies:
-            twin = copy.deepcopy(eager(self.model))
-            assert isinstance(twin, nn.Module)
-            twin.eval().requires_grad_(False).to(dtype=dtype)
-            if channels_last:
-                twin.to(memory_format=torch.channels_last)
-            self._copies[dtype, channels_last] = twin
-        return self._copies[dtype, channels_last]
+        twin = copy.deepcopy(eager(self.model))
+        assert isinstance(twin, nn.Module)
+        twin.eval().requires_grad_(False).to(dtype=dtype)
+        return twin.to(memory_format=torch.channels_last) if channels_last else twin
 
     def _ways(self, needs: Needs, image: bool, device: torch.device) -> list[Callable[[], _Way]]:
         """Makers of the candidates, the preferred ones first."""
@@ -305,7 +305,11 @@ class Engine:
         return ways
 
     def _converted(self, dtype: torch.dtype, channels_last: bool) -> _Way:
-        return _Way(self._convert(dtype, channels_last), dtype, dtype, channels_last, copied=True)
+        kind = (dtype, channels_last)
+        if kind not in self._copies:
+            self._attributes = attributes_of(self.model)
+            self._copies[kind] = self._convert(*kind)
+        return _Way(self._copies[kind], dtype, dtype, channels_last, copied=True)
 
     def _choose(self, shape: torch.Size, device: torch.device) -> Runner:
         rows = min(FIRST_ROWS, self.chunk or FIRST_ROWS)

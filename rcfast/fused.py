@@ -7,12 +7,13 @@ and, without gradient, maxima cost no pass over memory of their own.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+from torch.nn.modules.module import _has_any_global_hook
 
 from . import ops, winograd
 
@@ -20,13 +21,22 @@ from . import ops, winograd
 class FusedConv(nn.Module):
     """A convolution of a model, with the layers after it; it reads their weights and holds none of its own."""
 
-    def __init__(self, conv: nn.Conv2d, norm: nn.BatchNorm2d | None, relu: bool, pool: bool) -> None:
+    def __init__(self, layers: list[nn.Module], conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
         super().__init__()
-        self._layers = (conv, norm)  # in a tuple: they stay the model's
-        self.padding, self.relu, self.pool = _padding(conv), relu, pool
+        self._own = tuple(layers)  # in a tuple: they stay the model's
+        self._layers = (conv, norm)
+        self.padding = _padding(conv)
+        self.relu, self.pool = (
+            any(type(layer) is kind for layer in layers) for kind in (nn.ReLU, nn.MaxPool2d)
+        )
         self._seen: list[Tensor] = []
         self._turned: tuple[Tensor, Tensor] | None = None
-        self.refresh()
+
+    @property
+    def form(self) -> list[Any]:
+        """What it was made from, beside weights."""
+        norm = self._layers[1]
+        return [*self._own, self.padding, None if norm is None else norm.eps]
 
     def refresh(self) -> None:
         """Take over today's weights, if they are others: writes through .data leave no other trace."""
@@ -46,6 +56,10 @@ class FusedConv(nn.Module):
             self._seen = [t.detach().clone() for t in now]
 
     def forward(self, x: Tensor) -> Tensor:
+        if x.dim() != 4 or x.dtype != torch.float32 or not x.is_cpu or torch.is_autocast_enabled("cpu"):
+            for layer in self._own:  # not what the kernel is for
+                x = layer(x)
+            return x
         if not (torch.is_grad_enabled() and x.requires_grad):
             return _run(x, self._weights, self._bias, self.padding, self.relu, self.pool)
         out = _Differentiable.apply(x, self)
@@ -61,7 +75,7 @@ class FusedConv(nn.Module):
         return _run(gradient, *self._turned, 2 - self.padding, False, False)[:, :channels]
 
     def extra_repr(self) -> str:
-        return f"{self._layers[0]}, padding={self.padding}, relu={self.relu}, pool={self.pool}"
+        return ", ".join(map(repr, self._own))
 
 
 def _run(x: Tensor, weights: Tensor, bias: Tensor, padding: int, relu: bool, pool: bool) -> Tensor:
@@ -90,75 +104,137 @@ class _Differentiable(torch.autograd.Function):
         return ctx.part.gradient(gradient), None
 
 
-def fused(model: nn.Module) -> nn.Module | None:
+class Fused(nn.Module):
+    """A model with its convolutions on our kernel, made by :func:`fused`.
+
+    Its other modules are called themselves if they have no children, hooks or methods of their own; else as twins of
+    the same type, that share parameters and buffers, and whose other attributes are those of the model in every pass
+    and go back to it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._model = (model,)  # in a tuple: it stays the user's
+        self._twins: dict[nn.Module, nn.Module] = {}
+        self.twin = self._twin(model)
+        self.parts = [part for part in self.modules() if isinstance(part, FusedConv)]
+        children = [(module, *module._modules.items()) for module in model.modules()]
+        self.form = [children, list(self._twins), [part.form for part in self.parts]]
+
+    def refresh(self) -> bool:
+        """Take over today's weights; False where the model has become another, and this is of no use any more."""
+        (model,) = self._model
+        if not _suits(model) or Fused(model).form != self.form:
+            return False
+        self._take_over()
+        for part in self.parts:
+            part.refresh()
+        return True
+
+    def _take_over(self) -> None:
+        for module, twin in self._twins.items():
+            _take_over(module, twin)
+
+    def forward(self, x: Tensor) -> Any:
+        self._take_over()
+        try:
+            return self.twin(x)
+        finally:
+            for module, twin in self._twins.items():
+                _take_over(twin, module)
+
+    def _twin(self, module: nn.Module) -> nn.Module:
+        """A module with the same tensors, and twins of its children, their convolutions replaced."""
+        if _fits(module):
+            return FusedConv([module], module, None)  # type: ignore[arg-type]
+        if not module._modules or not _plain(module):
+            return module
+        if module in self._twins:
+            return self._twins[module]
+        twin = type(module).__new__(type(module))  # copy.copy would ask a module how it wants to be pickled
+        twin.__dict__.update(module.__dict__, _modules={}, training=False)
+        self._twins[module] = twin
+        if type(module) is nn.Sequential:
+            twin._modules.update(self._sequence(module._modules))
+        else:
+            children = module._modules.items()
+            twin._modules.update({name: child and self._twin(child) for name, child in children})
+        return twin
+
+    def _sequence(self, children: Mapping[str, nn.Module | None]) -> dict[str, nn.Module | None]:
+        """The children of a Sequential, each convolution with those it takes along, in whose places nothing is done."""
+        names, made = list(children), dict(children)
+        while names:
+            name = names.pop(0)
+            conv = children[name]
+            if conv is None or not _fits(conv):
+                made[name] = conv and self._twin(conv)
+                continue
+            assert isinstance(conv, nn.Conv2d)
+            layers: list[nn.Module] = [conv]
+
+            def take(
+                fits: Callable[[nn.Module | None], bool], layers: list[nn.Module] = layers
+            ) -> nn.Module | None:
+                coming = children[names[0]] if names else None
+                if coming is None or not fits(coming):
+                    return None
+                made[names.pop(0)] = nn.Identity()
+                layers.append(coming)
+                return coming
+
+            norm = take(_is_norm)
+            if take(lambda layer: _is(layer, nn.ReLU)) and conv.in_channels > ops.CONV_FEW:
+                take(_is_pool)
+            made[name] = FusedConv(layers, conv, norm)  # type: ignore[arg-type]
+        return made
+
+
+def fused(model: nn.Module) -> Fused | None:
     """The model on our kernel, or None where it has no convolution for it; its other layers are shared, not copied.
 
     For evaluation of images float32 on the CPU, with gradients in the images but none in the weights. What is replaced
     are layers of exactly torch's own types, without hooks; a BatchNorm2d, a ReLU and a MaxPool2d(2) only directly
-    after their convolution in a Sequential. :func:`refresh` takes over weights that have changed since.
+    after their convolution in a Sequential. :meth:`Fused.refresh` takes over weights that have changed since.
     """
-    if ops.build_info()["instruction_set"] == "portable":  # slower there than torch
+    if not _suits(model):
         return None
-    if any(t.dtype != torch.float32 or t.device.type != "cpu" for t in model.parameters()):
-        return None
-    twin = _twin(model)
-    return twin if any(_parts(twin)) else None
+    twin = Fused(model)
+    return twin if twin.parts and twin.refresh() else None
 
 
-def refresh(twin: nn.Module) -> None:
-    """Today's weights of the model in what :func:`fused` made of it."""
-    for part in _parts(twin):
-        part.refresh()
+def _suits(model: nn.Module) -> bool:
+    if ops.build_info()["instruction_set"] == "portable" or _has_any_global_hook():  # slower there than torch
+        return False
+    return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in model.parameters())
 
 
-def _parts(twin: nn.Module) -> Iterator[FusedConv]:
-    return (part for part in twin.modules() if isinstance(part, FusedConv))
+def _take_over(source: nn.Module, target: nn.Module) -> None:
+    """Attributes of a module in another; each keeps its children and its mode."""
+    for name, value in source.__dict__.items():
+        if target.__dict__.get(name, _NONE) is not value and name not in ("_modules", "training"):
+            target.__dict__[name] = value
 
 
-def _twin(module: nn.Module) -> nn.Module:
-    """A module with the same tensors, and copies of its submodules with their convolutions replaced."""
-    if _fits(module):
-        return FusedConv(module, None, relu=False, pool=False)  # type: ignore[arg-type]
-    if not module._modules:
-        return module
-    twin = type(module).__new__(type(module))  # copy.copy would ask a module how it wants to be pickled
-    twin.__dict__.update(module.__dict__, _modules={}, training=False)
-    children = dict(module.named_children())
-    if type(module) is nn.Sequential:
-        twin._modules.update(_sequence(children))
-    else:
-        twin._modules.update({name: _twin(child) for name, child in children.items()})
-    return twin
+_NONE = object()
 
 
-def _sequence(children: dict[str, nn.Module]) -> dict[str, nn.Module]:
-    """The children of a Sequential, each convolution together with those it takes along."""
-    names, made = list(children), {}
-    while names:
-        name = names.pop(0)
-        conv = children[name]
-        if not _fits(conv):
-            made[name] = _twin(conv)
-            continue
-        assert isinstance(conv, nn.Conv2d)
-
-        def take(fits: bool) -> nn.Module | None:
-            return children[names.pop(0)] if fits else None
-
-        def coming() -> nn.Module | None:
-            return children[names[0]] if names else None
-
-        norm = take(_is_norm(coming()))
-        relu = take(_is(coming(), nn.ReLU)) is not None
-        pool = take(relu and conv.in_channels > ops.CONV_FEW and _is_pool(coming())) is not None
-        made[name] = FusedConv(conv, norm, relu, pool)  # type: ignore[arg-type]
-    return made
+def _plain(module: nn.Module) -> bool:
+    """Whether a call of a module runs the methods of its class, in whatever mode, and nobody listens."""
+    kind, own = type(module), vars(module)
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return (
+        not isinstance(module, torch.jit.ScriptModule)
+        and (kind.train, kind.eval) == (nn.Module.train, nn.Module.eval)
+        and own.get("_compiled_call_impl") is None
+        and not any(callable(getattr(kind, name, None)) for name in own)
+        and not any(own[name] for name in hooks)
+    )
 
 
 def _is(module: nn.Module | None, kind: type[nn.Module]) -> bool:
-    """Exactly of this type, so that its forward is torch's, and with nobody listening."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return type(module) is kind and not any(getattr(module, name) for name in hooks)
+    """Exactly of this type, so that its forward is torch's."""
+    return type(module) is kind and _plain(module)
 
 
 def _padding(conv: nn.Conv2d) -> int:
@@ -176,6 +252,9 @@ def _fits(conv: nn.Module) -> bool:
         and isinstance(conv, nn.Conv2d)
         and (conv.stride, conv.dilation, conv.groups) == ((1, 1), (1, 1), 1)
         and 0 <= _padding(conv) <= 2
+        and isinstance(conv.weight, nn.Parameter)
+        and type(conv.weight.data) is Tensor  # no quantised or sparse kind
+        and conv.weight.layout is torch.strided
         and winograd.fits(conv.weight)
     )
 

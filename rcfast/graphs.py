@@ -11,13 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .running import Model
+from .running import Model, attributes_of, tensors
 
 WARM = 3  # passes of a size before it is recorded: libraries choose their kernels in the first ones
 CHECKED = 2  # replays of a size that are compared with the model itself
 SIZES = 8  # recorded at a time; each holds the memory of a pass
 WORTH_SECONDS = 0.005  # passes that take longer are not bound by launches
-_SIMPLE = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
 
 
 def recordable(device: torch.device) -> bool:
@@ -54,14 +53,10 @@ def objection(module: Any) -> str | None:
 
 
 def fingerprint(module: Any) -> list[Any]:
-    """What a recorded pass has taken for granted: addresses of tensors, and plain attributes of the modules."""
+    """What a recorded pass has taken for granted: addresses of tensors, and attributes of the modules."""
     if not isinstance(module, nn.Module):
         return []
-    found: list[Any] = [t.data_ptr() for t in (*module.parameters(), *module.buffers())]
-    for part in module.modules():
-        own = sorted((k, v) for k, v in vars(part).items() if k != "training" and isinstance(v, _SIMPLE))
-        found.append((type(part), own))
-    return found
+    return [*(t.data_ptr() for t in tensors(module)), attributes_of(module, inside=False)]
 
 
 class Replays:

@@ -26,10 +26,11 @@ class Watched(nn.Module):
         self.body = nn.Sequential(nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Dropout(0.5))
         self.head = nn.Linear(288, 10)
         self.seen: list[tuple[torch.dtype, bool, bool]] = []
+        self.scale, self.scales = 1.0, [1.0]
 
     def forward(self, x: Tensor) -> Tensor:
         self.seen.append((x.dtype, self.training, x.is_inference() or torch.is_grad_enabled()))
-        return self.head(self.body(x).flatten(1))
+        return self.head(self.body(x).flatten(1)) * self.scale * self.scales[0]
 
 
 def images(batch: int = 12) -> Tensor:
@@ -38,6 +39,17 @@ def images(batch: int = 12) -> Tensor:
 
 def counts(model: Any, **options: Any) -> Tensor:
     return RegionClassifier(model, 0.3, m=100, stop=None, **options).vote(images()).counts
+
+
+def change_otherwise(model: Watched, how: str) -> None:
+    if how == "attribute":
+        model.scale = -1.0
+    elif how == "list":
+        model.scales[0] = -1.0
+    elif how == "hook":
+        model.body[0].register_forward_hook(lambda module, inputs, output: -output)
+    else:
+        model.body[2] = nn.Tanh()
 
 
 # --- the model is left as it was found ------------------------------------------------------------------------------
@@ -93,7 +105,18 @@ def test_outputs_are_ordinary_tensors() -> None:
 
 
 @pytest.mark.parametrize(
-    "change", ["in place", "through .data", "loaded", "replaced", "buffer", "other activation"]
+    "change",
+    [
+        "in place",
+        "through .data",
+        "loaded",
+        "replaced",
+        "buffer",
+        "other activation",
+        "attribute",
+        "list",
+        "hook",
+    ],
 )
 def test_a_converted_copy_follows_the_weights(change: str) -> None:
     model, other = Watched(), Watched()
@@ -112,7 +135,7 @@ def test_a_converted_copy_follows_the_weights(change: str) -> None:
         elif change == "buffer":
             model.body[1].running_mean.add_(torch.randn(8))
         else:
-            model.body[2] = nn.Tanh()
+            change_otherwise(model, change)
     after = rc.vote(images()).counts
     assert not torch.equal(before, after)
     assert torch.equal(after, counts(copy.deepcopy(model), dtype=BF16))
@@ -206,7 +229,9 @@ def test_a_module_votes_on_our_convolutions_and_a_function_on_its_own() -> None:
 
 
 @own_kernel
-@pytest.mark.parametrize("change", ["in place", "through .data", "replaced", "other activation"])
+@pytest.mark.parametrize(
+    "change", ["in place", "through .data", "replaced", "other activation", "attribute", "list", "hook"]
+)
 def test_our_convolutions_follow_the_model(change: str) -> None:
     model, other = Watched(), Watched()
     torch.nn.init.normal_(other.body[0].weight)
@@ -220,7 +245,7 @@ def test_our_convolutions_follow_the_model(change: str) -> None:
         elif change == "replaced":
             model.body[0] = other.body[0]
         else:
-            model.body[2] = nn.Tanh()
+            change_otherwise(model, change)
     after = rc.vote(images()).counts
     assert not torch.equal(before, after)
     assert (after - counts(copy.deepcopy(model))).abs().max() <= 1

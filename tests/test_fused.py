@@ -1,14 +1,17 @@
 """Networks on our convolution kernel: the same logits, today's weights, and a model that stays as it was."""
 
+import sys
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 from rcfast import models, ops
 from rcfast.eval.run.voter import Voter
-from rcfast.fused import FusedConv, fused, refresh
+from rcfast.fused import FusedConv, fused
+from rcfast.running import plain
 
 pytestmark = pytest.mark.skipif(
     ops.build_info()["instruction_set"] == "portable", reason="torch's convolutions are faster there"
@@ -106,7 +109,7 @@ def test_it_follows_the_weights(way: str) -> None:
             model.load_state_dict({key: value + 0.3 for key, value in model.state_dict().items()})
         else:
             model[1].running_mean.add_(1)
-    refresh(twin)
+    assert twin.refresh()
     assert not torch.allclose(twin(x), before)
     close(twin, model, x)
 
@@ -128,13 +131,10 @@ def test_what_follows_a_convolution_joins_it() -> None:
     model = nn.Sequential(*layers).eval()
     twin = fused(model)
     assert twin is not None
-    assert [type(part).__name__ for part in twin] == [
-        "FusedConv",
-        "MaxPool2d",
-        "FusedConv",
-        "FusedConv",
-        "MaxPool2d",
-    ]
+    assert isinstance(twin.twin, nn.Sequential)
+    names = " ".join(type(part).__name__ for part in twin.twin if not isinstance(part, nn.Identity))
+    assert names == "FusedConv MaxPool2d FusedConv FusedConv MaxPool2d"
+    assert len(twin.twin) == len(model)
     assert [(part.padding, part.relu, part.pool) for part in kernels(twin)] == [
         (1, True, False),
         (2, True, True),
@@ -154,9 +154,38 @@ def hooked() -> nn.Module:
     return conv
 
 
+def own_forward(conv: nn.Module) -> nn.Module:
+    inner = conv.forward
+    conv.forward = lambda x: inner(x) + 1  # type: ignore[method-assign]
+    return conv
+
+
+def compiled_in_place(conv: nn.Module) -> nn.Module:
+    conv.compile(backend="eager")
+    return conv
+
+
+def listening(module: nn.Module) -> nn.Module:
+    module.register_forward_pre_hook(lambda module, inputs: None)
+    return module
+
+
+class Stubborn(nn.Sequential):
+    def train(self, mode: bool = True) -> "Stubborn":
+        return super().train(True)
+
+
 OTHERS: dict[str, Any] = {
     "a subclass": lambda: Own(8, 8, 3),
     "a hook": hooked,
+    "a forward of its own": lambda: own_forward(nn.Conv2d(8, 8, 3)),
+    "the older spectral norm": lambda: nn.utils.spectral_norm(nn.Conv2d(8, 8, 3)),
+    "pruning": lambda: prune.l1_unstructured(nn.Conv2d(8, 8, 3), "weight", 3),
+    "compiled in place": lambda: compiled_in_place(nn.Conv2d(8, 8, 3)),
+    "compiled inside": lambda: torch.compile(nn.Sequential(nn.Conv2d(8, 8, 3)), backend="eager"),
+    "a parent with a hook": lambda: listening(nn.Sequential(nn.Conv2d(8, 8, 3))),
+    "a parent that has an eye on its mode": lambda: Stubborn(nn.Conv2d(8, 8, 3)),
+    "TorchScript": lambda: torch.jit.script(nn.Sequential(nn.Conv2d(8, 8, 3))),
     "a parametrisation": lambda: nn.utils.parametrizations.weight_norm(nn.Conv2d(8, 8, 3)),
     "stride": lambda: nn.Conv2d(8, 8, 3, stride=2),
     "dilation": lambda: nn.Conv2d(8, 8, 3, dilation=2),
@@ -174,6 +203,112 @@ OTHERS: dict[str, Any] = {
 @pytest.mark.parametrize("kind", OTHERS)
 def test_what_the_kernel_does_not_compute_stays_torchs(kind: str) -> None:
     assert fused(nn.Sequential(OTHERS[kind](), nn.Flatten()).eval()) is None
+
+
+class Counting(nn.Module):
+    """Does more than its children: scales, masks, counts its passes and keeps what it saw."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 4))
+        self.register_module("nothing", None)
+        self.scale, self.masks, self.calls = 1.0, [torch.ones(4)], 0
+        self.seen: list[int] = []
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.seen.append(len(x))
+        return self.body(x) * self.scale * self.masks[0]
+
+
+def test_a_module_that_does_more_than_its_children_does_it() -> None:
+    model, x = Counting().eval(), images((1, 8, 8))
+    twin = fused(model)
+    assert twin is not None
+    close(twin, model, x)
+    assert (model.calls, model.seen) == (2, [7, 7])
+    before, model.scale, model.masks[0] = twin(x), -1.0, torch.arange(4.0)
+    close(twin, model, x)
+    assert not torch.allclose(twin(x), before)
+    model.seen = []
+    twin(x)
+    assert model.seen == [7]
+    assert model.calls == 7
+
+
+def test_a_layer_that_stands_in_several_places_stays_in_all() -> None:
+    torch.manual_seed(0)
+    act, conv = nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), act, conv, act, conv, act, nn.MaxPool2d(2)).eval()
+    twin = fused(model)
+    assert twin is not None
+    assert [(part.relu, part.pool) for part in kernels(twin)] == [(True, False), (True, False), (True, True)]
+    close(twin, model, images((3, 9, 9)))
+
+
+def test_outside_of_what_the_kernel_is_for_the_layers_run_themselves() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    twin, x = fused(model), images((3, 9, 9))
+    assert twin is not None
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(twin(x), model(x))
+        assert twin(x).dtype == torch.bfloat16
+    with pytest.raises(RuntimeError, match="type"):
+        twin(x.double())
+
+
+@pytest.mark.parametrize(
+    "change", ["hook", "stride", "eps", "activation", "padding", "forward", "double", "everywhere"]
+)
+def test_a_model_that_has_become_another_is_told_from_it(change: str) -> None:
+    layers = [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 8, 3)]
+    model = nn.Sequential(*layers).eval()
+    twin = fused(model)
+    assert twin is not None
+    assert twin.refresh()
+    if change == "hook":
+        model[0].register_forward_hook(lambda module, inputs, output: output + 1)
+    elif change == "activation":
+        model[2] = nn.Tanh()
+    elif change == "forward":
+        own_forward(model[0])
+    elif change == "double":
+        model.double()
+    elif change == "everywhere":
+        handle = nn.modules.module.register_module_forward_hook(lambda module, inputs, output: None)
+        assert not twin.refresh()
+        handle.remove()
+        return
+    else:
+        part, value = {"stride": (0, (2, 2)), "eps": (1, 0.5), "padding": (0, (1, 1))}[change]
+        setattr(model[part], change, value)
+    assert not twin.refresh()
+
+
+@pytest.mark.parametrize("change", ["weights", "attribute", "hook"])
+def test_attacks_see_todays_model(change: str) -> None:
+    model, x = Counting().eval(), images((1, 8, 8))
+    attacked = plain(model)
+    assert attacked.reformatted(x) is not attacked
+    with torch.no_grad():
+        if change == "weights":
+            model.body[0].weight.data.mul_(-1)
+        elif change == "attribute":
+            model.scale = -3.0
+        else:
+            model.body[0].register_forward_hook(lambda module, inputs, output: output + 1)
+        torch.testing.assert_close(attacked.reformatted(x)(x), model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_channels_last_copies_of_weights_follow_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["rcfast.running.plain"], "fused", lambda model: None)
+    model, x = Counting().eval(), images((1, 8, 8))
+    attacked = plain(model)
+    assert attacked.reformatted(x) is not attacked
+    with torch.no_grad():
+        model.body[0].weight.mul_(-1)
+        torch.testing.assert_close(attacked.reformatted(x)(x), model(x), rtol=1e-4, atol=1e-5)
 
 
 def test_modes_and_hooks_of_the_model_stay() -> None:

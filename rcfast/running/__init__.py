@@ -6,6 +6,7 @@ found.
 
 from .modules import (
     Model,
+    attributes_of,
     device_of,
     evaluating,
     floating_dtype,
@@ -26,6 +27,7 @@ __all__ = [
     "Needs",
     "Plain",
     "alike",
+    "attributes_of",
     "check_initialised",
     "device_of",
     "eager",

@@ -80,6 +80,47 @@ def _names(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*map(_names, inner))
 
 
+def attributes_of(model: Any, *, inside: bool = True) -> list[Any]:
+    """What the modules of a model hold beside parameters, buffers, children and modes, to be compared with ==.
+
+    Numbers and strings by value, tensors by where they are, others by identity; with ``inside`` containers by what
+    they hold, and tensors by their version, too.
+    """
+    model = unwrapped(model)
+    apart = ("training", "_parameters", "_buffers", "_modules")
+    found = model.modules() if isinstance(model, nn.Module) else ()
+    return [
+        (type(module), [(name, _value(v, inside)) for name, v in vars(module).items() if name not in apart])
+        for module in found
+    ]
+
+
+class _Identity:
+    """A thing that equals itself alone; kept, so that no other can take its address."""
+
+    def __init__(self, thing: Any) -> None:
+        self.thing = thing
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and other.thing is self.thing
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+_SIMPLE = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
+
+
+def _value(thing: Any, inside: bool, depth: int = 0) -> Any:
+    if isinstance(thing, _SIMPLE):
+        return type(thing), thing
+    if isinstance(thing, Tensor):
+        return thing.data_ptr(), thing.shape, thing._version if inside and not thing.is_inference() else 0
+    if inside and isinstance(thing, list | tuple | set | Mapping) and depth < DEPTH:
+        parts = thing.items() if isinstance(thing, Mapping) else thing
+        return type(thing), [_value(part, inside, depth + 1) for part in parts]
+    return _Identity(thing)
+
+
 def tensors(model: Any) -> list[Tensor]:
     """Parameters and buffers of a module; nothing for a plain callable, whose business they are."""
     model = unwrapped(model)

@@ -67,7 +67,8 @@ class Plain(Wrapper):
         Itself where the model has none, or gives other logits or gradients so, or none.
         """
         key = (x.shape[1:], x.dtype, x.device)
-        if key not in self._reformatted:
+        kept = self._reformatted.get(key)
+        if kept is None or not (kept is self or kept.model.refresh()):
             twins = _faster(self.model) if x.ndim == 4 else []
             for twin in twins:
                 twin._needs[key] = self.needs(x)
@@ -186,13 +187,27 @@ def _faster(model: Model) -> list[Plain]:
     if hasattr(model, "_orig_mod"):
         return []
     ours = fused(model)
-    weights = {
-        f"{name}.weight": module.weight.detach().to(memory_format=torch.channels_last)
-        for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, nn.Conv2d) and "weight" in module._parameters
-    }
-    there = [Plain(lambda x: torch.func.functional_call(model, weights, (x,)))] if weights else []
-    return there if ours is None else [Plain(ours), *there]
+    there = _InChannelsLast(model)
+    return [Plain(twin) for twin in (ours, there if there.refresh() else None) if twin is not None]
+
+
+class _InChannelsLast:
+    """A module called with copies of its convolutions' weights in channels_last."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    def refresh(self) -> bool:
+        """Take over today's weights; False where there are none."""
+        self.weights = {
+            f"{name}.weight": module.weight.detach().clone(memory_format=torch.channels_last)
+            for name, module in self.model.named_modules(remove_duplicate=False)
+            if isinstance(module, nn.Conv2d) and "weight" in module._parameters
+        }
+        return bool(self.weights)
+
+    def __call__(self, x: Tensor) -> Any:
+        return torch.func.functional_call(self.model, self.weights, (x,))
 
 
 def _same_gradients(model: Plain, twin: Plain, x: Tensor) -> bool:
