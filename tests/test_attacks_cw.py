@@ -6,7 +6,7 @@ from oracles import carlini_wagner as literal
 from torch import nn
 
 import rcfast.data
-from rcfast.attacks import CWL0, CWL2, CWLinf
+from rcfast.attacks import CWL0, CWL2, IGSM, CWLinf
 from rcfast.attacks._climb import Climb
 from rcfast.attacks._cw import Adam, from_tanh, movable, shrink, to_tanh
 from rcfast.attacks._passes import channels_last, searched
@@ -137,7 +137,7 @@ def compare(attack, loop, digits, count):
 @pytest.mark.slow
 def test_l2_follows_the_literal_loop(digits):
     budget = {"iterations": 200, "searches": 5, "c0": 1e-1, "rate": 0.05}
-    for attack, tolerance in ((CWL2(**budget, forecast=False), 0.0), (CWL2(**budget), 0.01)):
+    for attack, tolerance in ((CWL2(**budget, forecast=False, scaled=False), 0.0), (CWL2(**budget), 0.01)):
         result, delta = compare(attack, lambda *a: literal.cw_l2(*a, **budget), digits, 2)
         assert result.noise.l2.mean() <= delta.norm(dim=1).mean() * (1 + tolerance)
 
@@ -146,7 +146,7 @@ def test_l2_follows_the_literal_loop(digits):
 def test_linf_follows_the_literal_loop(digits):
     budget = {"iterations": 200, "rate": 5e-2, "c0": 1e-2, "c_max": 1.0}
     result, delta = compare(
-        CWLinf(**budget, abort_early=False, refine=False),
+        CWLinf(**budget, abort_early=False, refine=False, scaled=False),
         lambda *a: literal.cw_linf(*a, **budget),
         digits,
         2,
@@ -161,7 +161,10 @@ def test_linf_follows_the_literal_loop(digits):
 def test_l0_follows_the_literal_loop(digits):
     budget = {"iterations": 200, "rate": 5e-2, "c0": 1e-1, "c_max": 7.0}
     result, delta = compare(
-        CWL0(**budget, abort_early=False, twice=False), lambda *a: literal.cw_l0(*a, **budget), digits, 2
+        CWL0(**budget, abort_early=False, twice=False, scaled=False),
+        lambda *a: literal.cw_l0(*a, **budget),
+        digits,
+        2,
     )
     torch.testing.assert_close(result.noise.l0, (delta != 0).sum(1).float(), rtol=0, atol=2)
     early = CWL0(**budget, twice=False)(*(digits[0], digits[1][:2], digits[2][:2]))
@@ -242,6 +245,45 @@ def test_confidence_is_part_of_success(digits):
     assert (lead >= 3.0 - 1e-3).all()
     assert (lead <= 4.5).all()
     assert (sure.noise.l2 > plain.noise.l2).all()
+
+
+@pytest.mark.parametrize("factor", [0.01, 100.0])
+@pytest.mark.parametrize(
+    "attack",
+    [CWL2.fast(), CWLinf.fast(c_max=2.0), CWL0.fast(c_max=20.0), IGSM.fast(loss="margin")],
+    ids=lambda a: type(a).__name__,
+)
+def test_the_scale_of_logits_does_not_matter(digits, attack, factor):
+    model, x, target = digits
+    one, other = attack(model, x, target), attack(lambda z: factor * model(z), x, target)
+    assert one.success.all()
+    assert torch.equal(one.success, other.success)
+    ratio = other.noise.of(attack.norm).mean() / one.noise.of(attack.norm).mean()
+    assert float(ratio) == pytest.approx(1, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("attack", "length", "within"), [(CWL2.fast(), 0.02, 1.1), (CWLinf.fast(c_max=2.0), 0.3, 1.25)]
+)
+def test_small_noise_is_found_with_small_steps(attack, length, within):
+    """A boundary nearer than the length of a step of Adam, which gave 1.8 times the noise in Linf."""
+    generator = torch.Generator().manual_seed(1)
+    weight, x = torch.randn(784, generator=generator), 0.2 + 0.6 * torch.rand(1, 784, generator=generator)
+    gap = length * weight.norm()
+    model = Linear(weight, float(x[0] @ weight + gap)).eval()
+    found = attack(model, x, torch.ones(1, dtype=torch.int64))
+    best = length if attack.norm == 2 else gap / weight.abs().sum()
+    assert found.success.all()
+    assert float(found.noise.of(attack.norm)) <= within * float(best)
+
+
+def test_attempts_with_a_tiny_c_are_not_called_futile(linear):
+    """Twice a c that the distance outweighs misses hardly less: that says nothing of larger ones."""
+    model, x, target = linear
+    found = CWL0(iterations=100, rate=0.1, twice=False, c0=1e-4, c_max=200.0)(model, x, target)
+    best = torch.tensor([fewest(model.weight.detach(), model.offset, row) for row in x])
+    assert found.success.all()
+    assert (found.noise.l0 <= best + 1).all()
 
 
 def test_the_last_of_ten_searches_runs_at_the_upper_bound():

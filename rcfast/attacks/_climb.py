@@ -14,7 +14,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from rcfast.attacks._cw import SPAN, Adam, CarliniWagner, movable, remember, tanh_slope, to_tanh, travel
+from rcfast.attacks._cw import SPAN, TRAVEL, Adam, CarliniWagner, movable, remember, tanh_slope, to_tanh
 from rcfast.attacks._passes import Searched
 from rcfast.attacks.base import AttackedModel, check_counts, check_positive, margin, per_row
 
@@ -28,6 +28,9 @@ SCALE_FREE = 1.0  # the smallest c from which on Adam's epsilon is nothing besid
 # An attempt after twice the c of the one before that misses at least this share of what that one missed: larger c
 # are not tried.
 FUTILE = 0.8
+OUTWEIGHED = (
+    1.0  # where c·f outweighs the constraint throughout the attempt; before, a larger c changes little
+)
 FAR = 0.15  # a difference of logits that an attempt which failed for want of c does not miss
 LOOK = 8  # iterations between two looks on a GPU, where each costs a synchronisation
 
@@ -38,6 +41,8 @@ class Climb(Adam):
 
     x: Tensor  # [R,...] clean
     target: Tensor  # [R] int64
+    unit: Tensor  # [R] difference of logits that is 1 in f
+    pace: Tensor  # [R] length of Adam's steps, as a share of the rate
     c: Tensor  # [R]
     bound: Tensor  # [R] tau, or [R,...] bool: the coordinates that may change
     least: Tensor  # [R] the least that was missing since the last check
@@ -124,6 +129,8 @@ class ClimbingAttack(CarliniWagner):
             clock=torch.zeros_like(labels),
             x=x,
             target=labels,
+            unit=zero + 1,
+            pace=zero + 1,
             c=zero + self.c0,
             bound=self._bound(x),
             least=zero + torch.inf,
@@ -160,7 +167,9 @@ class ClimbingAttack(CarliniWagner):
     def _step(self, pair: Searched, state: Climb) -> None:
         adversarial = self._adversarial(state)
         logits, slope, grain = pair.towards(adversarial, state.row, state.target)
-        lack = self._goal(grain) - margin(logits, state.target, targeted=True)
+        slope.div_(per_row(state.unit, slope))
+        grain = grain / state.unit
+        lack = self._goal(grain) - margin(logits, state.target, targeted=True) / state.unit
         hinge = lack.clamp(min=0)
         distance, pull = self._distance(adversarial, state)
         success = self._succeeds(logits, distance, state)
@@ -170,10 +179,10 @@ class ClimbingAttack(CarliniWagner):
         self._record(state, adversarial, slope, success)
         push = slope * per_row(state.c * (hinge > 0), slope)
         state.steepest = torch.maximum(state.steepest, slope.flatten(1).square().sum(1))
-        share = pull.flatten(1).abs().amax(1) / push.flatten(1).abs().amax(1)
+        share = pull.flatten(1).abs().amax(1) / (state.c * slope.flatten(1).abs().amax(1))
         state.share = torch.maximum(state.share, share.nan_to_num(nan=torch.inf))
         self._check_fall(state, self._missing(hinge, distance, state))
-        state.step_((push + pull).mul_(self._slope(adversarial, state)), self.rate)
+        state.step_((push + pull).mul_(self._slope(adversarial, state)), self.rate * state.pace)
         state.over |= (state.clock >= self.iterations) & ~state.hit
 
     def _confirm(
@@ -212,7 +221,7 @@ class ClimbingAttack(CarliniWagner):
         late = PATIENCE * fall / SPAN * left < state.least
         stalled = state.least > STALLED * state.past[:, 0]
         hopeless = ~state.solved & (state.c < self._least_c(state))
-        stalled &= state.clock >= travel(self.rate)
+        stalled &= state.clock >= TRAVEL / (self.rate * state.pace)
         state.over = state.over | (check & ~state.hit & (torch.where(state.solved, late, stalled) | hopeless))
         state.past = remember(state.past, state.least, check)
 
@@ -228,7 +237,7 @@ class ClimbingAttack(CarliniWagner):
             state.put(won, part)
         lost = ~state.hit
         state.best_c = torch.where(lost, state.best_c, state.c)
-        futile = (state.least >= FUTILE * state.before) | self._futile(state)
+        futile = (state.least >= FUTILE * state.before) & (state.share < OUTWEIGHED) | self._futile(state)
         state.c = torch.where(lost, state.c * 2, state.c)
         given_up = lost & (state.c >= self.c_max)
         if self.abort_early:

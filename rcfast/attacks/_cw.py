@@ -16,14 +16,15 @@ from torch import Tensor
 
 from rcfast.attacks._passes import Precision, Searched, check_precision, searched
 from rcfast.attacks._rolling import Rows, roll
-from rcfast.attacks.base import Attack, AttackedModel, per_row
+from rcfast.attacks.base import Attack, AttackedModel, margin, per_row
 
 # atanh of exactly 0 or 1 is infinite, and its gradient zero: this keeps such pixels movable.
 ATANH_SCALE = 0.999999
 # |w| where searches start at most: pixels at 0 or 1 start 0.0009 inside. On MNIST, from |w| = 7.25 (ATANH_SCALE) the
 # first success came up to 250 iterations later and the noise after 600 was 4% higher.
 START = 3.5
-TRAVEL = 1.5  # |w| from START to where the slope of tanh is 20 times what it is there
+# |w| from START to where the slope of tanh is 20 times what it is there: by the rate, the steps of Adam that it takes.
+TRAVEL = 1.5
 REACH, HALVINGS = 0.1, 9  # of the line search: 0.1 towards x and beyond, to 0.0004 of the noise
 BETA1, BETA2, EPSILON = 0.9, 0.999, 1e-8  # of Adam
 
@@ -38,14 +39,39 @@ def movable(x: Tensor) -> Tensor:
     return to_tanh(x).clamp(-START, START)
 
 
-def travel(rate: float) -> int:
-    """Steps of Adam in which a pixel at 0 or 1 comes from `movable` to where tanh has a slope."""
-    return math.ceil(TRAVEL / rate)
-
-
 def from_tanh(w: Tensor) -> Tensor:
     """(tanh w + 1)/2, in [0,1]."""
     return (torch.tanh(w) + 1) / 2
+
+
+# Lengths of the gradient of f at the images of the network on which the defaults were published (MNIST; medians of 36
+# rows, in the norm that is dual to the distance term's gradient): there, units are 1.
+TYPICAL = {0: 6.3, 2: 6.3, float("inf"): 1.5}
+WITHIN = 0.05  # how far from 0 and 1 the slope is taken that sets the unit
+SLOWEST = 0.01  # share of the rate that a search keeps however close the boundary looks
+
+
+def units(pair: Searched, x: Tensor, rows: Tensor, targets: Tensor, norm: float) -> tuple[Tensor, Tensor]:
+    """The unit [n] in which f is measured, and how far away [n] its zero is if it were linear, at x [n,...].
+
+    A unit is proportional to the gradient of f, so that f in units is a length in the image, and c means the same for
+    any scale of the logits. The gradient is taken WITHIN the box, as a root may be steep at its faces alone, and no
+    less than one that leads to the target within the box. The distance is L2, or Linf for that norm.
+    Two forward passes and one backward pass.
+    """
+    inside = x.clamp(WITHIN, 1 - WITHIN)
+    _, (slope,) = pair.exact.gradients(inside, rows, lambda z: -margin(z, targets, targeted=True))
+    logits = pair.exact.predict(x, rows)
+    slope = slope.flatten(1).abs()
+    gap = -margin(logits, targets, targeted=True).clamp(max=0)
+    n = slope.shape[1]
+    if norm == float("inf"):
+        long, linear = torch.maximum(slope.amax(1), gap / n), gap / torch.maximum(slope.sum(1), gap)
+    else:
+        long = torch.maximum(slope.square().sum(1).sqrt(), gap / math.sqrt(n))
+        linear = gap / long
+    tiny = torch.finfo(x.dtype).tiny
+    return (long / TYPICAL[norm]).clamp(min=tiny), linear.nan_to_num(0.0)
 
 
 def tanh_slope(x: Tensor) -> Tensor:
@@ -70,8 +96,8 @@ class Adam(Rows):
     second: Tensor  # [R,...] mean of their squares
     clock: Tensor  # [R] int64: steps since the last reset
 
-    def step_(self, gradient: Tensor, rate: float) -> None:
-        """One step of Adam on every row; gradient [R,...] in w."""
+    def step_(self, gradient: Tensor, rate: Tensor | float) -> None:
+        """One step of Adam on every row; gradient [R,...] in w; rate [R] or one for all."""
         self.clock += 1
         clock = self.clock.to(gradient.dtype)
         self.first.lerp_(gradient, 1 - BETA1)
@@ -114,6 +140,7 @@ class CarliniWagner(Attack):
     rolling: ClassVar[bool] = True
 
     precision: Precision = "auto"
+    scaled: bool = True
 
     def __post_init__(self) -> None:
         check_precision(self.precision)
@@ -121,6 +148,14 @@ class CarliniWagner(Attack):
     @abstractmethod
     def _start(self, rows: Tensor, x: Tensor, labels: Tensor) -> Any:
         """The fresh state of rows [r] int64 with their x [r,...] and labels [r]."""
+
+    def _pace(self, noise: Tensor, x: Tensor) -> Tensor:
+        """The share of the rate [n] that suits noise of length [n] in x [n,...]."""
+        return torch.ones_like(noise)
+
+    def _scale(self, state: Any, unit: Tensor, linear: Tensor) -> None:
+        """Sets the unit [r] of f in a fresh state, and what follows from the noise [r] needed if f were linear."""
+        state.unit, state.pace = unit, self._pace(linear, state.x)
 
     @abstractmethod
     def _advance(self, pair: Searched, state: Any) -> Tensor:
@@ -132,11 +167,18 @@ class CarliniWagner(Attack):
 
     def _run(self, model: AttackedModel, x: Tensor, labels: Tensor) -> Tensor:
         pair = searched(model, x, self.precision)
+
+        def start(rows: Tensor, x: Tensor, labels: Tensor) -> Any:
+            state = self._start(rows, x, labels)
+            if self.scaled and len(rows):
+                self._scale(state, *units(pair, x, rows, labels, self.norm))
+            return state
+
         return roll(
             model,
             x,
             labels,
-            start=self._start,
+            start=start,
             advance=lambda state: self._advance(pair, state),
             outcome=lambda state: self._outcome(pair.exact, state),
         )

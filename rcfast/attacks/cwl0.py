@@ -31,16 +31,17 @@ class CWL0(ClimbingAttack):
     attempt starts at the last success. Without a success c doubles, from `c0` below `c_max`; then the last
     success is returned, changes below 1e-4 undone where it stays one.
 
+    scaled measures f in units of the example's own slope, so that c and 0.01 mean the same for any scale of the logits.
     abort_early ends an attempt that would not succeed within `iterations` if what is missing went on falling at
     one and a half times its present pace; before the first success, one in which it fell by less than 0.01% in
     a tenth of them after pixels at 0 or 1 had time to move, and one whose c is four times too small for f to
     reach zero along the steepest gradient met. It ends a row when larger c do not help: the distance is less
     than 1% of the gradient throughout a failed attempt (30% if f is far from zero), or twice the c missed
-    hardly less. Without it, as in the original, all are taken. `twice` searches once more with steps five times
-    as large and a fifth of the iterations, and keeps the success with fewer changes: which pixels are frozen
-    first decides where a search ends, and neither step size is the better one throughout (without it, one
-    search as in the original). `precision` of the gradients: `auto` is bfloat16 where that is faster and close;
-    every success is confirmed in the precision of x.
+    hardly less although the gradient of c·f outweighed the distance's. Without it, as in the original, all are
+    taken. `twice` searches once more with steps five times as large and a fifth of the iterations, and keeps the
+    success with fewer changes: which pixels are frozen first decides where a search ends, and neither step size is
+    the better one throughout (without it, one search as in the original). `precision` of the gradients: `auto` is
+    bfloat16 where that is faster and close; every success is confirmed in the precision of x.
 
     Source: Carlini and Wagner (2017), section VI.B; the paper's section 2.2.1. Defaults are the original's.
     Raises ValueError for a hyperparameter that is not positive.
@@ -99,7 +100,7 @@ class CWL0(ClimbingAttack):
         return MARGIN + 2 * grain
 
     def _succeeds(self, logits: Tensor, distance: Tensor, state: Climb) -> Tensor:
-        lead = margin(logits, state.target, targeted=True)
+        lead = margin(logits, state.target, targeted=True) / state.unit
         return self._accepts(logits, state.target) & (lead > MARGIN - SLACK)
 
     def _tighten(self, state: Climb) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -9,7 +10,10 @@ import torch
 from torch import Tensor
 
 from rcfast.attacks._cw import (
+    SLOWEST,
     SPAN,
+    TRAVEL,
+    TYPICAL,
     Adam,
     CarliniWagner,
     from_tanh,
@@ -17,7 +21,6 @@ from rcfast.attacks._cw import (
     remember,
     shrink,
     tanh_slope,
-    travel,
 )
 from rcfast.attacks._passes import Searched
 from rcfast.attacks.base import AttackedModel, check_counts, check_positive, margin, per_row
@@ -30,6 +33,11 @@ STALLED = 0.9999  # a loss above this share of the one before has stopped fallin
 LOOKS = 40  # times per search that forecast looks at what still falls
 PATIENCE = 3.0  # how much faster than now f may fall
 WORTH = 0.01  # a fall of the squared noise by this share in SPAN looks is worth going on
+WORTH_WARM = 0.005  # and in searches that began at a success
+ABOVE = 1.5  # of the c with which the best solution would be stationary, tried next
+SPREAD = 0.05  # RMS change of the coordinates below which steps become shorter with it
+BOLD = 2.0  # steps until there is a success to start from, beside those after it
+ENOUGH = 0.003  # a search that succeeds and improves the noise by less than this share is the last
 # By how much c·|grad f|²/2, the fall of f at the optimum if f were linear, may fall short: on MNIST, searches that
 # succeeded had up to 4.4 times less at their start.
 SHORT = 10.0
@@ -41,6 +49,8 @@ class _Search(Adam):
 
     x: Tensor  # [R,...] clean
     target: Tensor  # [R] int64
+    unit: Tensor  # [R] difference of logits that is 1 in f
+    pace: Tensor  # [R] length of Adam's steps, as a share of the rate
     c: Tensor  # [R]
     lower: Tensor  # [R]
     upper: Tensor  # [R]
@@ -51,12 +61,16 @@ class _Search(Adam):
     stalled: Tensor  # [R] bool: the loss stopped falling between two checks
     steepest: Tensor  # [R] largest squared gradient of f in this search
     hinge: Tensor  # [R] least f + k in this search
+    reach: Tensor  # [R] squared noise there
+    sharp: Tensor  # [R] the squared gradient of f there
     hinge_past: Tensor  # [R,SPAN] and at the looks before
     square: Tensor  # [R] least squared noise of a success in this search
     square_past: Tensor  # [R,SPAN] and at the looks before
     point: Tensor  # [R,...] the success with the least noise in this search
+    slope: Tensor  # [R] the length of the gradient of f there
     best: Tensor  # [R,...] the success with the least noise of all searches, by exact logits
     best_square: Tensor  # [R] its squared L2 noise
+    done: Tensor  # [R] bool: larger and smaller c have nothing to give
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +83,24 @@ class CWL2(CarliniWagner):
     returned, drawn towards x as far as it stays one; a success has a margin of at least `confidence` (k) between
     the logits.
 
+    scaled measures f in units of the example's own slope (its gradient at x, by the published network's usual one),
+    so that c means the same for any scale of the logits, and shortens Adam's steps where the noise is small: by its
+    RMS over 0.05, first that of a linear f, then that of the best solution; twice that before a success.
     warm starts the searches after the first success at the best solution so far instead of at x, and counts one as
     successful if it ends among successes. abort_early ends a search in which the loss of this row fell by less than
-    0.01% in a tenth of `iterations`, as the original does for its batch. forecast ends a search sooner: when c is
+    0.01% in a tenth of `iterations`, as the original does for its batch. forecast starts with the c that a linear f
+    needs where that is above `c0`, tries next what the best solution's slope asks for if that is less than the middle,
+    stops after a success that improved the noise by less than 0.3%, and ends a search sooner: when c is
     ten times too small for f to reach zero along the steepest gradient met; without a success, if f falling on at
-    three times its pace would stay above zero; after one, if the squared noise fell by less than 1% in a tenth of
-    `iterations`. Neither judges a failure before pixels at 0 or 1, where tanh is flat, had time to move.
-    `precision` of the gradients: `auto` is bfloat16 where that is faster and close; noise and success are float32's.
-    Rows are searched independently of each other and leave as soon as they are done.
+    three times its pace would stay above zero; after one, if the squared noise fell by less than 1% (0.5% in a warm
+    search) in a tenth of `iterations`. Neither judges a failure before pixels at 0 or 1, where tanh is flat, had time
+    to move. `precision` of the gradients: `auto` is bfloat16 where that is faster and close; noise and success are
+    float32's. Rows are searched independently of each other and leave as soon as they are done.
 
     Source: Carlini and Wagner (2017), section V.A and VI.A; the paper's equation (4). Defaults are the
     original's except for its 10,000 iterations, of which 1,000 give the same noise within a percent, and for what
-    `warm`, `forecast` and `precision` add. Pixels at 0 or 1 start 0.0009 inside, since tanh is flat farther out.
+    `scaled`, `warm`, `forecast` and `precision` add. Pixels at 0 or 1 start 0.0009 inside, since tanh is flat farther
+    out.
     """
 
     norm: ClassVar[float] = 2
@@ -112,6 +132,15 @@ class CWL2(CarliniWagner):
     def _outcome(self, model: AttackedModel, state: _Search) -> Tensor:
         return state.best
 
+    def _pace(self, noise: Tensor, x: Tensor) -> Tensor:
+        return (noise / (SPREAD * math.sqrt(x[0].numel()))).clamp(SLOWEST, 1)
+
+    def _scale(self, state: _Search, unit: Tensor, linear: Tensor) -> None:
+        linear = linear + self.confidence / (unit * TYPICAL[2])
+        super()._scale(state, unit, linear)
+        if self.forecast:  # where the loss would be least at f = 0 if f were linear
+            state.c = torch.maximum(state.c, 2 * linear / TYPICAL[2])
+
     def _start(self, rows: Tensor, x: Tensor, labels: Tensor) -> _Search:
         zero, no = x.new_zeros(len(x)), torch.zeros_like(labels, dtype=torch.bool)
         return _Search(
@@ -122,6 +151,8 @@ class CWL2(CarliniWagner):
             clock=torch.zeros_like(labels),
             x=x,
             target=labels,
+            unit=zero + 1,
+            pace=zero + 1,
             c=zero + self.c0,
             lower=zero.clone(),
             upper=zero + NO_BOUND,
@@ -132,12 +163,16 @@ class CWL2(CarliniWagner):
             stalled=no.clone(),
             steepest=zero.clone(),
             hinge=zero + torch.inf,
+            reach=zero.clone(),
+            sharp=zero.clone(),
             hinge_past=zero[:, None].repeat(1, SPAN) + torch.inf,
             square=zero + torch.inf,
             square_past=zero[:, None].repeat(1, SPAN) + torch.inf,
             point=x.clone(),
+            slope=zero.clone(),
             best=x.clone(),
             best_square=zero + torch.inf,
+            done=no.clone(),
         )
 
     def _advance(self, pair: Searched, state: _Search) -> Tensor:
@@ -154,7 +189,7 @@ class CWL2(CarliniWagner):
         rows = ended.nonzero().flatten()
         if len(rows):
             state.put(rows, self._next_search(self._confirm(pair.exact, state.select(rows), look)))
-        return state.search >= self.searches
+        return (state.search >= self.searches) | state.done
 
     def _forecast(self, state: _Search, look: int) -> Tensor:
         """Which rows [R] stand at a look and have nothing to expect from the iterations left."""
@@ -164,37 +199,50 @@ class CWL2(CarliniWagner):
         gain = state.square_past[:, 0] - state.square  # and after the first success
         state.hinge_past = remember(state.hinge_past, state.hinge, at)
         state.square_past = remember(state.square_past, state.square, at)
-        lost = (PATIENCE * fall < state.hinge) & (state.clock >= travel(self.rate))
+        lost = (PATIENCE * fall < state.hinge) & (state.clock >= TRAVEL / self._rate(state))
         lost |= SHORT * state.c * state.steepest / 2 < state.hinge
-        done = gain < WORTH * state.square
+        warm = state.best_square < torch.inf
+        done = gain < torch.where(warm, WORTH_WARM, WORTH) * state.square
         if self.warm:  # it began at a success: what counts is whether there still are any
             done |= (state.upper < NO_BOUND) & (state.clock - state.seen > SPAN * look)
         return at & torch.where(state.seen >= 0, done, lost)
 
-    def _hinge(self, logits: Tensor, target: Tensor, grain: Tensor | float = 0.0) -> Tensor:
-        """f + k: the same gradient as f, and nonnegative, so that a loss can be compared by its ratio."""
-        return (self.confidence + 2 * grain - margin(logits, target, targeted=True)).clamp(min=0)
-
     def _step(self, pair: Searched, state: _Search, period: int) -> None:
         adversarial = from_tanh(state.w)
         logits, gradient, grain = pair.towards(adversarial, state.row, state.target)
-        hinge = self._hinge(logits, state.target, grain)
-        state.steepest = torch.maximum(state.steepest, gradient.flatten(1).square().sum(1))
+        gradient.div_(per_row(state.unit, gradient))
+        lead = (margin(logits, state.target, targeted=True) - self.confidence) / state.unit
+        grain = grain / state.unit
+        hinge = (2 * grain - lead).clamp(min=0)  # f + k: the same gradient as f, and nonnegative
+        length = gradient.flatten(1).square().sum(1)
+        state.steepest = torch.maximum(state.steepest, length)
         gradient.mul_(per_row(state.c * (hinge > 0), gradient))
         delta = adversarial - state.x
         square = delta.flatten(1).square().sum(1)
         self._check_loss(state, square + state.c * hinge, period)
-        success = margin(logits, state.target, targeted=True) > self.confidence + grain
+        success = lead > grain
         better = success & (square < state.square)
         state.seen = torch.where(success, state.clock, state.seen)
+        nearer = hinge < state.hinge
+        state.reach = torch.where(nearer, square, state.reach)
+        state.sharp = torch.where(nearer, length, state.sharp)
         state.hinge = torch.minimum(state.hinge, hinge)
         state.square = torch.where(better, square, state.square)
+        state.slope = torch.where(better, length.sqrt(), state.slope)
         state.point = torch.where(per_row(better, adversarial), adversarial, state.point)
-        state.step_(gradient.add_(delta, alpha=2).mul_(tanh_slope(adversarial)), self.rate)
+        state.step_(gradient.add_(delta, alpha=2).mul_(tanh_slope(adversarial)), self._rate(state))
+
+    def _rate(self, state: _Search) -> Tensor:
+        """Of Adam [R]."""
+        return (
+            self.rate
+            * state.pace
+            * torch.where(state.best_square < torch.inf, 1.0, BOLD if self.scaled else 1.0)
+        )
 
     def _check_loss(self, state: _Search, loss: Tensor, period: int) -> None:
         at = state.clock % period == 0
-        late = (state.clock >= travel(self.rate)) | (state.seen >= 0)
+        late = (state.clock >= TRAVEL / self._rate(state)) | (state.seen >= 0)
         state.stalled = torch.where(at, late & (loss > STALLED * state.loss), state.stalled)
         state.loss = torch.where(at, loss, state.loss)
 
@@ -209,11 +257,16 @@ class CWL2(CarliniWagner):
         part = state.select(rows)
         accepts = lambda logits: self._accepts(logits, part.target)  # noqa: E731
         point, confirmed = shrink(model, part.x, part.point, part.row, accepts)
+        before = part.best_square
         square = (point - part.x).flatten(1).square().sum(1)
         better = confirmed & (square < part.best_square)
         part.best = torch.where(per_row(better, point), point, part.best)
         part.best_square = torch.where(better, square, part.best_square)
         part.found = part.found & confirmed
+        if self.scaled:
+            part.pace = torch.where(better, self._pace(part.best_square.sqrt(), part.x), part.pace)
+        if self.forecast:
+            part.done = part.done | (part.found & (part.best_square > (1 - ENOUGH) ** 2 * before))
         state.put(rows, part)
         return state
 
@@ -222,8 +275,13 @@ class CWL2(CarliniWagner):
         c, found = state.c, state.found
         state.upper = torch.where(found, torch.minimum(state.upper, c), state.upper)
         state.lower = torch.where(found, state.lower, torch.maximum(state.lower, c))
-        middle = (state.lower + state.upper) / 2
-        state.c = torch.where(state.upper < NO_BOUND, middle, c * 10)
+        more, middle = 10 * torch.ones_like(c), (state.lower + state.upper) / 2
+        if self.forecast:
+            stationary = 2 * state.best_square.sqrt() / state.slope
+            middle = torch.fmin(middle, torch.maximum(ABOVE * stationary, 1.1 * state.lower))
+            more = ABOVE * (1 + state.hinge / (state.reach * state.sharp).sqrt())
+            more = more.nan_to_num(nan=10.0).clamp(2, 10)
+        state.c = torch.where(state.upper < NO_BOUND, middle, c * more)
         state.search = state.search + 1
         if self.searches >= 10:
             state.c = torch.where(state.search == self.searches - 1, state.upper, state.c)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from rcfast.attacks._passes import channels_last
 from rcfast.attacks._rolling import Rows, roll
-from rcfast.attacks.base import Attack, AttackedModel, check_counts, check_positive, per_row
+from rcfast.attacks.base import Attack, AttackedModel, check_counts, check_positive, margin, per_row
 
 # On a GPU looking whether rows are finished waits for all work queued: look only every so many iterations.
 ITERATIONS_BETWEEN_LOOKS = 8
@@ -44,20 +44,26 @@ class IGSM(Attack):
     `iterations` more steps than the walk to the edge of the ball takes, or as soon as an iterate repeats the
     one before the last. Each example has its own bracket.
 
+    loss: J, cross-entropy as published, whose gradient vanishes or tends to that of one pair of classes as logits
+    become large; or margin, max_{i≠t} Z_i - Z_t, the same for any scale of the logits.
     step: a = 1/256; refine: 16, so that eps moves in 1/4096; iterations: 50; max_eps: 1.
-    Raises ValueError unless refine and iterations are positive integers, 0 < step and 0 < max_eps <= 1.
+    Raises ValueError for another loss, and unless refine and iterations are positive integers, 0 < step and
+    0 < max_eps <= 1.
     """
 
     norm: ClassVar[float] = float("inf")
     targeted: ClassVar[bool] = True
     rolling: ClassVar[bool] = True
 
+    loss: Literal["cross-entropy", "margin"] = "cross-entropy"
     step: float = 1 / 256
     refine: int = 16
     iterations: int = 50
     max_eps: float = 1.0
 
     def __post_init__(self) -> None:
+        if self.loss not in ("cross-entropy", "margin"):
+            raise ValueError(f"loss must be cross-entropy or margin, got {self.loss!r}")
         check_counts(refine=self.refine, iterations=self.iterations)
         check_positive(step=self.step, max_eps=self.max_eps)
         if self.max_eps > 1:
@@ -94,11 +100,14 @@ class IGSM(Attack):
             best=x.clone(),
         )
 
+    def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        if self.loss == "margin":
+            return -margin(logits, target, targeted=True)
+        return cross_entropy(logits, target, reduction="sum")
+
     def _iterate(self, model: AttackedModel, s: _Search) -> None:
         """One iteration of every row; a row whose eps is decided starts anew at its next eps."""
-        logits, (gradient,) = model.gradients(
-            s.point, s.row, lambda z: cross_entropy(z, s.target, reduction="sum")
-        )
+        logits, (gradient,) = model.gradients(s.point, s.row, lambda z: self._loss(z, s.target))
         unit = self.step / self.refine
         radius = per_row(s.eps.to(s.x.dtype) * unit, s.x).clamp(max=self.max_eps)
         moved = s.point - self.step * gradient.sign()

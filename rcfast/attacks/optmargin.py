@@ -89,6 +89,7 @@ class OptMargin(SampledAttack):
             c0=self.c0,
             rate=self.rate,
             precision="float32",
+            scaled=False,
         )
         moves = orthogonal(x, vote.ids, self.directions, seed=key(self.seed, "directions"))
         moves *= self.rms * math.sqrt(x[0].numel())
