@@ -124,34 +124,40 @@ def test_l0_exactly_where_one_coordinate_decides():
 
 
 def compare(attack, loop, digits, count):
+    """Success and changes of the attack, and the changes of the loop, row by row.
+
+    Both see one row a pass and the network's own convolutions: a search whose bound falls by tenths makes a bit of
+    rounding a noise that is 3% larger or smaller.
+    """
     model, x, target = digits
     model.requires_grad_(False)
-    result = attack(model, x[:count], target[:count])
-    theirs = [loop(model, x[i : i + 1], int(target[i])) for i in range(count)]
-    assert result.success.tolist() == [a is not None for a in theirs]
-    assert result.success.all()
-    delta = torch.cat([a - x[i : i + 1] for i, a in enumerate(theirs)]).flatten(1)
-    return result, delta
+    rows = [(x[i : i + 1], target[i : i + 1]) for i in range(count)]
+    ours = [attack(lambda z: model(z), *row) for row in rows]
+    theirs = [loop(model, image, int(label)) for image, label in rows]
+    assert all(a.success.all() for a in ours)
+    assert all(a is not None for a in theirs)
+    clean = x[:count].flatten(1)
+    return torch.cat([a.adversarial for a in ours]).flatten(1) - clean, torch.cat(theirs).flatten(1) - clean
 
 
 @pytest.mark.slow
 def test_l2_follows_the_literal_loop(digits):
     budget = {"iterations": 200, "searches": 5, "c0": 1e-1, "rate": 0.05}
     for attack, tolerance in ((CWL2(**budget, forecast=False, scaled=False), 0.0), (CWL2(**budget), 0.01)):
-        result, delta = compare(attack, lambda *a: literal.cw_l2(*a, **budget), digits, 2)
-        assert result.noise.l2.mean() <= delta.norm(dim=1).mean() * (1 + tolerance)
+        ours, delta = compare(attack, lambda *a: literal.cw_l2(*a, **budget), digits, 2)
+        assert ours.norm(dim=1).mean() <= delta.norm(dim=1).mean() * (1 + tolerance)
 
 
 @pytest.mark.slow
 def test_linf_follows_the_literal_loop(digits):
     budget = {"iterations": 200, "rate": 5e-2, "c0": 1e-2, "c_max": 1.0}
-    result, delta = compare(
+    ours, delta = compare(
         CWLinf(**budget, abort_early=False, refine=False, scaled=False),
         lambda *a: literal.cw_linf(*a, **budget),
         digits,
         2,
     )
-    torch.testing.assert_close(result.noise.linf, delta.abs().amax(1), rtol=0.01, atol=0)
+    torch.testing.assert_close(ours.abs().amax(1), delta.abs().amax(1), rtol=0.01, atol=0)
     early = CWLinf(**budget)(*(digits[0], digits[1][:2], digits[2][:2]))
     assert early.success.all()
     assert early.noise.linf.mean() <= delta.abs().amax(1).mean() * 1.01
@@ -160,13 +166,13 @@ def test_linf_follows_the_literal_loop(digits):
 @pytest.mark.slow
 def test_l0_follows_the_literal_loop(digits):
     budget = {"iterations": 200, "rate": 5e-2, "c0": 1e-1, "c_max": 7.0}
-    result, delta = compare(
+    ours, delta = compare(
         CWL0(**budget, abort_early=False, twice=False, scaled=False),
         lambda *a: literal.cw_l0(*a, **budget),
         digits,
         2,
     )
-    torch.testing.assert_close(result.noise.l0, (delta != 0).sum(1).float(), rtol=0, atol=2)
+    torch.testing.assert_close((ours != 0).sum(1), (delta != 0).sum(1), rtol=0, atol=2)
     early = CWL0(**budget, twice=False)(*(digits[0], digits[1][:2], digits[2][:2]))
     assert early.success.all()
     assert early.noise.l0.mean() <= (delta != 0).sum(1).float().mean() + 2
