@@ -95,7 +95,7 @@ class Region(ABC):
         shown = []
         for field in sorted(fields(self), key=lambda field: field.name != self.SIZE):
             value = getattr(self, field.name)
-            shown.append(f"{field.name}={_shown(value) if isinstance(value, Tensor) else repr(value)}")
+            shown.append(f"{field.name}={_shown(value)}")
         return f"{type(self).__name__}({', '.join(shown)})"
 
     def _changed(self, change: Callable[[Tensor], Tensor]) -> Self:
@@ -108,8 +108,16 @@ class Region(ABC):
         return twin
 
 
-def _shown(tensor: Tensor) -> str:
-    return f"[{len(tensor)} lengths]" if tensor.ndim == 1 else f"{list(tensor.shape)}"
+def _shown(value: Any) -> str:
+    if isinstance(value, Tensor):
+        return f"[{len(value)} lengths]" if value.ndim == 1 else f"{list(value.shape)}"
+    return named(value) if callable(value) else repr(value)
+
+
+def named(function: Any) -> str:
+    """Its name with that of its module, the same in every process: an address would not be."""
+    kind = function if hasattr(function, "__qualname__") else type(function)
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def clamped(points: Tensor, grad: Tensor) -> Tensor:

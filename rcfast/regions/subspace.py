@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
-from .base import Region, clamped
+from .base import Region, clamped, named
 from .checks import check_int, check_radius
 
 WORK = 1 << 20  # coordinates in float64 at a time
@@ -118,7 +118,7 @@ class Decoded(Region):
         _check_clip(self.clip)
 
     def identity(self) -> dict[str, Any]:
-        names = {name: _name(getattr(self, name)) for name in ("encode", "decode")}
+        names = {name: named(getattr(self, name)) for name in ("encode", "decode")}
         size = self.r.tolist() if isinstance(self.r, Tensor) else self.r
         return {"region": type(self).__name__, "r": size, **names, "clip": self.clip}
 
@@ -215,8 +215,3 @@ def _check_clip(clip: Any) -> None:
 def _slices(rows: int, n: int) -> Iterator[slice]:
     step = max(1, WORK // n)
     return (slice(start, start + step) for start in range(0, rows, step))
-
-
-def _name(function: Any) -> str:
-    kind = function if hasattr(function, "__qualname__") else type(function)
-    return f"{kind.__module__}.{kind.__qualname__}"
