@@ -18,6 +18,7 @@ from rcfast import data, models, training
 from rcfast.files import write_atomically
 from rcfast.info import environment
 
+BLOCKS = 5  # that a time is at least the median of; 1 in a dry run, whose times say nothing
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
@@ -90,7 +91,7 @@ def seconds(call: Callable[[], Any], device: torch.device, budget: float = 0.4) 
     inner = max(1, int(0.02 / max(1e-7, time.perf_counter() - start)))
     blocks: list[float] = []
     stop = time.perf_counter() + budget
-    while len(blocks) < 5 or time.perf_counter() < stop:
+    while len(blocks) < BLOCKS or (BLOCKS > 1 and time.perf_counter() < stop):
         start = time.perf_counter()
         for _ in range(inner):
             call()
@@ -102,7 +103,7 @@ def seconds(call: Callable[[], Any], device: torch.device, budget: float = 0.4) 
 def paired(calls: dict[str, Callable[[], Any]], device: torch.device, rounds: int = 5) -> dict[str, float]:
     """Median seconds of each call, measured in turns, so that a drift of the machine meets all of them."""
     times: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(rounds):
+    for _ in range(min(rounds, BLOCKS)):
         for name, call in calls.items():
             times[name].append(seconds(call, device, budget=0.15))
     return {name: statistics.median(values) for name, values in times.items()}

@@ -41,21 +41,24 @@ need() { step "$@" || { echo "no $1, no results" | tee -a "$out/log.txt"; exit 1
 if [ "$device" = cuda ]; then
     export RCFAST_CUDA=1
     build=(setup.py -q build_ext --inplace)
-    marked=gpu few=() dataset=auto images=1000 examples=10
+    marked=gpu few=() dataset=auto images=1000 quick=() examples=10
 else
     build=(-c "from rcfast import ops; print(ops.build_info())")  # stands already
-    marked="not slow" few=(-k "opcheck or waits or replayed") dataset=digits images=20 examples=1
+    marked="not slow" few=(-k "opcheck or waits or replayed") dataset=digits images=8 quick=(--quick) examples=1
 fi
 need build 150 python3 "${build[@]}"
 need device 60 python3 bench/gpu_steps.py device "$device"
 # Only the files that speak of GPUs: others import libraries that a bare machine lacks.
 step tests 150 python3 bench/gpu_steps.py tests "$marked" "$out/tests.xml" "${few[@]}"
-throughput=(python3 bench/throughput.py --device "$device" --dataset "$dataset" --out "$out/throughput.json")
+throughput=(python3 bench/throughput.py --device "$device" --dataset "$dataset" "${quick[@]}")
+throughput+=(--out "$out/throughput.json")
 step kernels 60 "${throughput[@]}" --parts kernels
 step votes 100 "${throughput[@]}" --parts votes --images "$images"
 if command -v compute-sanitizer >/dev/null && [ "$device" = cuda ]; then
+    ours=()  # kernels alone, where the tool can be told so
+    compute-sanitizer --help 2>&1 | grep -q kernel-regex && ours=(--kernel-regex kns=rcfast)
     for tool in memcheck racecheck; do
-        step "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 --kernel-regex kns=rcfast \
+        step "$tool" 60 compute-sanitizer --tool "$tool" --error-exitcode 9 "${ours[@]}" \
             python3 bench/gpu_steps.py kernels "$device"
     done
 else

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import common
 import torch
 from common import DATASETS, RESULTS, dataset_and_model, header, slug, table, write
 from kernels import Limits, sampling, voting
@@ -179,9 +180,12 @@ def main() -> int:
         help="measure only these anew, keep the file's others (%(default)s)",
     )
     add("--out", type=Path, help="result file (default: bench/results/throughput-<device>.json)")
+    add("--quick", action="store_true", help="time each thing once: a dry run, whose figures say nothing")
     add("--memory-of", help=argparse.SUPPRESS)
     add("--m", type=int, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.quick:
+        common.BLOCKS = 1
     device = torch.device(arguments.device)
     torch.manual_seed(0)
     dataset, model, name = dataset_and_model(arguments.dataset, arguments.root, arguments.model, device)

@@ -15,6 +15,7 @@ import gpu_steps  # noqa: E402
 STEPS = ["build", "device", "tests", "kernels", "votes", "memcheck", "racecheck", "sass", "attacks"]
 STUB = """#!/bin/sh
 echo "ran $0 $*"
+[ "$1" != --help ] || echo --kernel-regex
 case "$*" in *"$FAILS"*) exit 3 ;; esac
 case "$*" in *"$HANGS"*) sleep 30 ;; esac
 exit 0
