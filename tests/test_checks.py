@@ -331,3 +331,21 @@ def test_nothing_to_trace(case: Case) -> None:
     found = trace(CWL2.fast(), case.model, case.x, already)
     assert len(found) == 0
     assert {check.verdict for check in of_trace(found).values()} == {"not applicable"}
+
+
+@pytest.mark.parametrize("attack", [CWL2.fast(), CWLinf.fast(), IGSM.fast(), DeepFool()], ids=repr)
+def test_some_rows_are_observed_in_a_larger_attack_as_alone(attack: Attack, case: Case) -> None:
+    """A row that the model already calls the target is left out in both."""
+    labels = case.targets.clone() if attack.targeted else case.y.clone()
+    chosen = torch.tensor([1, 4, 6])
+    labels[4] = case.model(case.x).argmax(1)[4] if attack.targeted else (case.y[4] + 1) % 10
+    recorder = checks.Recorder(attack, case.model, case.x, labels, chosen)
+    with checks.observing(recorder):
+        result = attack(case.model, case.x, labels)
+    beside, alone = recorder.trace(case.model, result), trace(attack, case.model, case.x[chosen], labels[chosen])
+    assert len(beside) == len(alone) == 2
+    np.testing.assert_allclose(beside.returned, alone.returned, rtol=1e-3)
+    for name in ("row", "back"):
+        counted = (np.bincount(getattr(found, name), minlength=2) for found in (beside, alone))
+        np.testing.assert_array_equal(*counted)
+    np.testing.assert_allclose(beside.best, alone.best, rtol=1e-3)

@@ -84,7 +84,7 @@ def _versus(difference: float, p: float, low: float = -1.0, high: float = 1.0) -
         (_versus(0.0022, 0.0009, 0.0010, 0.0036), "gains 0.22 points of accuracy", "good"),
         (
             _versus(-0.0022, 0.3, -0.0090, 0.0046),
-            "may cost more than 0.5 points of accuracy or none",
+            "may cost over 0.5 points of accuracy or none",
             "plain",
         ),
     ],

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from rcfast.eval import outputs
+from rcfast.eval.run import launch
 from rcfast.eval.run.config import PRESETS, Config, ConfigError, StageError
 from rcfast.eval.run.modules import load_module
 from rcfast.eval.run.progress import Progress
@@ -33,7 +34,8 @@ examples
   python -m rcfast.eval                                        digits, four defences, into ./{DEFAULT_OUT}
   python -m rcfast.eval --preset cpu --root DATA --out mnist   MNIST on a laptop
   python -m rcfast.eval --only table4,figure8 --dry-run        what these would take
-  torchrun --nproc-per-node=2 -m rcfast.eval                   shared by two processes, with the same results
+  python -m rcfast.eval --processes 8                          shared by eight processes of this host
+  torchrun --nproc-per-node=2 -m rcfast.eval                   the same by torchrun, also on several hosts
   python -m rcfast.eval --defence mymodule:make                a defence of your own beside the four
   python -m rcfast.eval --dataset mine.npz --model net:make    your data, your trained network
   python -m rcfast.eval --preset imagenet-first-look --dataset photos --dry-run    ImageNet's size, ResNet-50
@@ -111,8 +113,8 @@ def parser() -> argparse.ArgumentParser:
         "--processes",
         type=int,
         metavar="N",
-        default=int(os.environ.get("WORLD_SIZE", "1")),
-        help="with --dry-run: also how long N processes would take (docs/scaling.md)",
+        help="share the run among N processes of this host (default: the cores, up to four, for the digits on a CPU, "
+        "else 1); with --dry-run: also how long they would take (docs/scaling.md)",
     )
     add("--strict", action="store_true", help="make the checks, and end with exit code 3 where one fails")
     add("--quiet", action="store_true", help="say nothing but errors")
@@ -156,14 +158,19 @@ def parse_only(text: str | None) -> tuple[str, ...]:
     return tuple(name for name in known if name in names)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit code; user errors are one line, not a traceback."""
+def main(argv: Sequence[str] | None = None, *, shared: bool = False) -> int:
+    """Run the command and return its exit code; user errors are one line, not a traceback.
+
+    shared: without --processes, several processes are started where they serve better than one.
+    """
+    launch.watched()
     made = parser()
     with open(os.devnull, "w") as nowhere:
         try:
             with nullcontext() if _leads() else redirect_stderr(nowhere):  # one line of several processes
                 arguments = made.parse_args(argv)
                 config = configuration(arguments)
+                processes = _processes(arguments, config, shared)
                 if arguments.outputs:
                     load_module(arguments.outputs, option="--outputs")
                 wanted = parse_only(arguments.only)
@@ -176,7 +183,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         except ConfigError as error:
             return _fail(f"{made.prog}: {error}" if _leads() else "", BAD_ARGUMENTS)
     try:
-        return _run(arguments, config, wanted)
+        if processes > 1 and "WORLD_SIZE" not in os.environ and not arguments.dry_run:
+            return launch.launch(sys.argv[1:] if argv is None else argv, processes)
+        return _run(arguments, config, wanted, processes)
     except ConfigError as error:
         return _fail(f"{made.prog}: {error}", BAD_ARGUMENTS)
     except (StoreError, StageError) as error:
@@ -184,9 +193,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Ended as error:  # the process that failed says why
         return BAD_ARGUMENTS if error.kind == ConfigError.__name__ else FAILED
     except KeyboardInterrupt:
-        return _fail(
-            "interrupted; what is finished is kept, the same command goes on from there", INTERRUPTED
-        )
+        said = "interrupted; what is finished is kept, the same command goes on from there"
+        return _fail(said if _leads() else "", INTERRUPTED)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return FAILED
@@ -212,7 +220,19 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
-def _run(arguments: argparse.Namespace, config: Config, wanted: Sequence[str]) -> int:
+def _processes(arguments: argparse.Namespace, config: Config, shared: bool) -> int:
+    """How many processes a run is shared among. Raises ConfigError."""
+    there = int(os.environ.get("WORLD_SIZE", "0"))
+    if arguments.processes is None:
+        return there or (launch.automatic(config, Path(arguments.out)) if shared else 1)
+    if arguments.processes < 1:
+        raise ConfigError(f"--processes must be positive, got {arguments.processes}")
+    if there not in (0, arguments.processes) and not arguments.dry_run:
+        raise ConfigError(f"--processes {arguments.processes}: torchrun has started {there}")
+    return int(arguments.processes)
+
+
+def _run(arguments: argparse.Namespace, config: Config, wanted: Sequence[str], processes: int) -> int:
     # After the arguments are known to be good: torch takes seconds.
     from rcfast.eval import evaluation
     from rcfast.eval.outputs.checks import failures
@@ -222,7 +242,7 @@ def _run(arguments: argparse.Namespace, config: Config, wanted: Sequence[str]) -
     out = Path(arguments.out)
     if arguments.dry_run:
         if _leads():
-            print(evaluation.describe(config, out, wanted, processes=arguments.processes))
+            print(evaluation.describe(config, out, wanted, processes=processes))
         return DONE
     if _leads():
         progress.print(f"rcfast.eval: {config.data.name}, preset {config.preset}, into {out}")

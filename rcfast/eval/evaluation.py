@@ -16,8 +16,9 @@ from rcfast.eval.outputs.cautions import cautions
 from rcfast.eval.outputs.output import Output
 from rcfast.eval.results import Results
 from rcfast.eval.run import dry, environment
-from rcfast.eval.run.alike import alike, begin
+from rcfast.eval.run.alike import alike
 from rcfast.eval.run.attack import NetworkAttack
+from rcfast.eval.run.begun import begin
 from rcfast.eval.run.config import Config
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.examples import examples
@@ -65,7 +66,7 @@ def evaluate(
             ctx.warn(warning)
         first = [unit for unit in plan(ctx, chosen) if unit.stage == STAGES[0]]
         if team.leads:
-            begin(store, config)
+            begin(folder, config.threads)
         perform(ctx, first)
         ctx.sketch = False
         units = plan(ctx, chosen)

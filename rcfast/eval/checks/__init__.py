@@ -18,13 +18,14 @@ from rcfast.eval.checks.outcomes import (
     rises,
     white_beats_black,
 )
-from rcfast.eval.checks.trace import Passes, Trace, observing, trace
+from rcfast.eval.checks.trace import Passes, Recorder, Trace, observing, trace
 
 __all__ = [
     "Check",
     "Examined",
     "Kind",
     "Passes",
+    "Recorder",
     "Trace",
     "Verdict",
     "attacked_itself",

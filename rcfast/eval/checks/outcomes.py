@@ -133,24 +133,21 @@ def random_noise(clean: Tensor, like: Tensor, norm: float, *, seed: int = 0) -> 
     Linf the noise is stretched until its size inside [0,1] is the same, as far as the box allows. Each row has random
     numbers of its own.
     """
-    size = Noise.between(like, clean).of(norm).double()
-    points = []
-    for row in range(len(clean)):
-        generator = torch.Generator().manual_seed(seed * 1_000_003 + row)
-        x = clean[row].double().cpu()
-        if not size[row]:
-            points.append(x)
-            continue
-        if norm == 0:
-            point = x.flatten().clone()
-            chosen = torch.randperm(point.numel(), generator=generator)[: int(size[row])]
-            point[chosen] = torch.rand(len(chosen), generator=generator, dtype=torch.float64)
-            points.append(point.reshape(x.shape))
-            continue
-        direction = torch.randn(x.shape, generator=generator, dtype=torch.float64)
-        direction = direction.sign() if norm != 2 else direction
-        points.append(_stretched(x[None], direction[None], size[row].cpu()[None], norm)[0])
-    return torch.stack(points).to(clean) if points else clean.clone()
+    size = Noise.between(like, clean).of(norm).double().cpu()
+    x = clean.double().cpu()
+    dice = [torch.Generator().manual_seed(seed * 1_000_003 + row) for row in range(len(x))]
+    if norm == 0:
+        points = x.flatten(1).clone()
+        for row, generator in enumerate(dice):
+            chosen = torch.randperm(points.shape[1], generator=generator)[: int(size[row])]
+            points[row, chosen] = torch.rand(len(chosen), generator=generator, dtype=torch.float64)
+        return points.reshape(x.shape).to(clean)
+    direction = torch.zeros_like(x)
+    for row, generator in enumerate(dice):
+        direction[row] = torch.randn(x.shape[1:], generator=generator, dtype=torch.float64)
+    if norm != 2:
+        direction = direction.sign()
+    return torch.where(per_row(size > 0, x), _stretched(x, direction, size, norm), x).to(clean)
 
 
 def _stretched(x: Tensor, direction: Tensor, size: Tensor, norm: float) -> Tensor:
@@ -167,5 +164,6 @@ def _stretched(x: Tensor, direction: Tensor, size: Tensor, norm: float) -> Tenso
         high = torch.where(reached(high), high, 2 * high)
     for _ in range(50):
         middle = (low + high) / 2
-        low, high = torch.where(reached(middle), low, middle), torch.where(reached(middle), middle, high)
+        enough = reached(middle)
+        low, high = torch.where(enough, low, middle), torch.where(enough, middle, high)
     return point(high)

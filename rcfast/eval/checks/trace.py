@@ -76,31 +76,44 @@ class Passes:
         self.backward += len(gradient)
 
 
-class _Recorder:
-    """Observes one attack on clean [N,...], labels [N]."""
+class Recorder:
+    """Observes one attack on x [R,...], labels [R], looking at the rows `chosen` [N] int64.
 
-    def __init__(self, attack: Attack, clean: Tensor, labels: Tensor) -> None:
-        self.attack, self.clean, self.labels = attack, clean, labels
+    Rows on which the model already says what the attack wants are left out, for nothing happens to them.
+    attack: one that runs by itself, no combination of others.
+    """
+
+    def __init__(self, attack: Attack, model: Model, x: Tensor, labels: Tensor, chosen: Tensor) -> None:
+        with torch.no_grad():
+            wanted = ~attack._judges(model(x[chosen]), labels[chosen]) if len(chosen) else chosen.bool()
+        self.rows = chosen[wanted]
+        self.place = torch.full_like(labels, -1)
+        self.place[self.rows] = torch.arange(len(self.rows), device=labels.device)
+        self.attack, self.clean, self.labels = attack, x[self.rows], labels[self.rows]
         self.asked: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
         self.seen: list[tuple[np.ndarray, ...]] = []
         self.steps: list[tuple[int, np.ndarray]] = []  # first row, gradient norms
         self.count = self.waiting = 0
-        self.best = torch.full((len(clean),), torch.inf, dtype=torch.float64, device=clean.device)
-        self.point = clean.clone()
+        self.best = torch.full((len(self.rows),), torch.inf, dtype=torch.float64, device=x.device)
+        self.point = self.clean.clone()
 
     def __call__(self, x: Tensor, logits: Tensor, rows: Tensor) -> None:
+        place = self.place[rows]
+        there = (place >= 0).nonzero().flatten()
+        if not len(there):
+            return
         if x.requires_grad and logits.requires_grad:
-            x.register_hook(partial(self._step, self.count))
+            x.register_hook(partial(self._step, self.count, there))
         reduced = torch.is_autocast_enabled(x.device.type) or logits.dtype.itemsize < 4
-        full = torch.full_like(rows, not reduced, dtype=torch.bool)
-        self.asked.append((x.detach().clone(), logits.detach().clone(), rows.clone(), full))
-        self.count += len(x)
-        self.waiting += len(x)
+        full = torch.full_like(there, not reduced, dtype=torch.bool)
+        self.asked.append((x.detach()[there], logits.detach()[there], place[there], full))
+        self.count += len(there)
+        self.waiting += len(there)
         if self.waiting >= PORTION:
             self.look()
 
-    def _step(self, first: int, gradient: Tensor) -> None:
-        norms = torch.linalg.vector_norm(gradient.detach().flatten(1).double(), dim=1)
+    def _step(self, first: int, there: Tensor, gradient: Tensor) -> None:
+        norms = torch.linalg.vector_norm(gradient.detach()[there].flatten(1).double(), dim=1)
         self.steps.append((first, norms.cpu().numpy()))
 
     @torch.no_grad()
@@ -125,7 +138,9 @@ class _Recorder:
     def trace(self, model: Model, result: AttackResult) -> Trace:
         """What was observed; call once, after the attack."""
         self.look()
-        returned = result.noise.of(self.attack.norm).double().masked_fill(~result.success, torch.inf)
+        returned = (
+            result.noise.of(self.attack.norm).double().masked_fill(~result.success, torch.inf)[self.rows]
+        )
         better = self.best < returned
         for index in better.nonzero().flatten().tolist():  # some succeed in a larger batch only
             one = slice(index, index + 1)
@@ -152,15 +167,9 @@ class _Recorder:
 def trace(attack: Attack, model: Model, x: Tensor, labels: Tensor) -> Trace:
     """Run an attack on x [N,...], labels [N], and return what happened; the results are the attack's own.
 
-    attack: one that runs by itself, no combination of others. Examples on which the model already says what the attack
-    wants are left out, for nothing happens to them. Raises what the attack raises.
+    As in `Recorder`. Raises what the attack raises.
     """
-    with torch.no_grad():
-        wanted = ~attack._judges(model(x), labels)
-    x, labels = x[wanted], labels[wanted]
-    recorder = _Recorder(attack, x, labels)
-    if not len(x):
-        return recorder.trace(model, attack(model, x, labels))
+    recorder = Recorder(attack, model, x, labels, torch.arange(len(x), device=labels.device))
     with observing(recorder):
-        result = attack(model, x, labels, batch=len(x))  # in one batch, so that its rows are ours
+        result = attack(model, x, labels, batch=len(x) or None)
     return recorder.trace(model, result)

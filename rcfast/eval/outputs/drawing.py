@@ -5,7 +5,11 @@ take their ink from the reader's light or dark setting; PNG files bring white pa
 """
 
 import io
+import multiprocessing
+import os
 import re
+import sys
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,13 +52,47 @@ def render(panels: Sequence[Panel], key: str, *, endings: Sequence[str] = ("svg"
         pictures: dict[str, bytes] = {}
         for ending in endings:
             buffer = io.BytesIO()
+            # The layout of the first picture serves the others, too: finding it takes as long as drawing.
             about = {"Software": None} if ending == "png" else None  # adaptive removes that of SVG
             paper = "none" if ending == "svg" else "white"
             figure.savefig(buffer, format=ending, metadata=about, dpi=160, facecolor=paper)
+            figure.set_layout_engine("none")
             pictures[ending] = buffer.getvalue()
     if "svg" in pictures:
         pictures["svg"] = adaptive(pictures["svg"].decode()).encode()
     return pictures
+
+
+Job = tuple[Sequence[Panel], str, Sequence[str]]  # what `render` takes
+_jobs: Sequence[Job] = ()  # of a fork: panels draw by closures, which no process could send to another
+
+
+def render_all(jobs: Sequence[Job]) -> list[dict[str, bytes]]:
+    """What `render` makes of each, by as many processes as there are cores."""
+    global _jobs
+    workers = min(len(jobs), os.cpu_count() or 1)
+    cuda = sys.modules.get("torch.cuda")
+    if workers < 2 or sys.platform != "linux" or (cuda is not None and cuda.is_initialized()):
+        return [_render(job) for job in jobs]
+    import matplotlib.backends.backend_agg
+    import matplotlib.backends.backend_svg  # noqa: F401  (once, before the fork)
+
+    _jobs = jobs
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", DeprecationWarning
+        )  # Python 3.12 warns of threads: drawing needs none
+        with multiprocessing.get_context("fork").Pool(workers) as pool:
+            return pool.map(_nth, range(len(jobs)), chunksize=1)
+
+
+def _nth(index: int) -> dict[str, bytes]:
+    return _render(_jobs[index])
+
+
+def _render(job: Job) -> dict[str, bytes]:
+    panels, key, endings = job
+    return render(panels, key, endings=endings)
 
 
 _STYLE = (
@@ -94,12 +132,14 @@ def write(results: Results, out: Path) -> list[Path]:
         StoreError: the files cannot be written.
     """
     paths: list[Path] = []
-    for plot in build(results, out).values():
+    plots = list(build(results, out).values())
+    pictures = render_all([(plot.panels, plot.name, ("svg", "png")) for plot in plots])
+    for plot, drawn in zip(plots, pictures, strict=True):
         head = {"figure": plot.name, "title": plot.title, "dataset": results["dataset"]["name"], **plot.head}
         contents: dict[str, str | bytes] = {
             "csv": csv_text(plot.records),
             "json": json_text({**head, "rows": plot.records}),
-            **render(plot.panels, plot.name),
+            **drawn,
         }
         for ending, content in contents.items():
             paths.append(out / "figures" / f"{plot.name}.{ending}")

@@ -185,7 +185,7 @@ def accuracy_words(results: Results, record: Record) -> str:
         "costs": f"costs {points(abs(record['difference']), n)[1:]} points of accuracy",
         "gains": f"gains {points(record['difference'], n)[1:]} points of accuracy",
         "keeps": f"keeps the network's accuracy to within {most} points",
-        "open": f"may cost more than {most} points of accuracy or none: that takes more test examples",
+        "open": f"may cost over {most} points of accuracy or none (too few test examples to tell)",
     }[verdict(results, record)]
 
 

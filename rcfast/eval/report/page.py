@@ -100,13 +100,16 @@ def _sections(results: Results, folder: Path) -> list[tuple[str, str, str]]:
         if built is not None:
             usual = "Tables" if isinstance(built, Table) else "Figures"
             sections.setdefault(output.section or usual, []).append((output, built))
+    plots = [built for own in sections.values() for _, built in own if isinstance(built, Plot)]
+    jobs = [([panel], f"{plot.name}-{i}", ("svg",)) for plot in plots for i, panel in enumerate(plot.panels)]
+    pictures = {job[1]: drawn["svg"] for job, drawn in zip(jobs, drawing.render_all(jobs), strict=True)}
     explained: dict[str, str] = {}
     found = []
     for title, own in sections.items():
         html = "".join(
             _table(results, output, built, explained)
             if isinstance(built, Table)
-            else _figure(results, output, built)
+            else _figure(results, output, built, pictures)
             for output, built in own
         )
         note = ""
@@ -193,11 +196,11 @@ def _table(results: Results, output: Output, table: Table, explained: dict[str, 
     return f'<article id="{output.name}">{_heading(output)}<p class="read">{escape(read)}</p>{html}</article>'
 
 
-def _figure(results: Results, output: Output, plot: Plot) -> str:
+def _figure(results: Results, output: Output, plot: Plot, pictures: Mapping[str, bytes]) -> str:
     panels = []
     for index, panel in enumerate(plot.panels):
         key = f"{plot.name}-{index}"
-        svg = drawing.inline(drawing.render([panel], key, endings=("svg",))["svg"], key)
+        svg = drawing.inline(pictures[key], key)
         title = panel.title if len(plot.panels) > 1 else ""
         named = f"{output.label}: {plot.title}" if output.label else plot.title
         alt = named + (f", {panel.title}" if panel.title else "")

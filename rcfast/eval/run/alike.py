@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
 
 import torch
 
 from rcfast import info
+from rcfast.eval.run.begun import threads_of
 from rcfast.eval.run.config import Config, ConfigError
-from rcfast.eval.run.store import Store, write_atomic
+from rcfast.eval.run.store import Store
 from rcfast.eval.run.team import Team
 
 
@@ -54,27 +52,9 @@ def hardware() -> dict[str, str]:
     }
 
 
-def begin(store: Store, config: Config) -> None:
-    """Note in the folder with how many threads it was begun."""
-    if _read(store).get("threads") != config.threads:
-        write_atomic(_path(store), json.dumps({"threads": config.threads}) + "\n")
-
-
 def _threads(team: Team, store: Store, config: Config) -> int:
     share = torch.get_num_threads() if team.size == 1 else max(1, (os.cpu_count() or 1) // team.here[1])
-    return int(config.threads or _read(store).get("threads") or share)
-
-
-def _path(store: Store) -> Path:
-    return store.root / "store" / "begun.json"
-
-
-def _read(store: Store) -> dict[str, Any]:
-    try:
-        found: dict[str, Any] = json.loads(_path(store).read_text())
-        return found
-    except (OSError, ValueError):
-        return {}
+    return int(config.threads or threads_of(store.root) or share)
 
 
 def _differences(every: Sequence[dict[str, str]]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from rcfast import attacks
 from rcfast.attacks import Attack
-from rcfast.eval.checks import observing
+from rcfast.eval.checks import Recorder, observing
 from rcfast.eval.run.config import Config, ConfigError
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import rows_at_once
@@ -124,17 +125,31 @@ class NetworkAttack(Adversarial):
             each, labels = x.repeat_interleave(targets.shape[1], dim=0), targets.flatten()
         else:
             each, labels = x, torch.from_numpy(own.y[self.rows]).to(ctx.device)
-        spent = Spent(attack, each, labels)
+        spent, model = Spent(attack, each, labels), network(ctx, self.case.network).model
         with explained(str(self)), observing(spent):
-            result = attack(network(ctx, self.case.network).model, each, labels, batch=_batch(ctx))
+            recorder = Recorder(attack, model, each, labels, self.observed(ctx).to(ctx.device))
+            with observing(recorder) if len(recorder.rows) else nullcontext():
+                result = attack(model, each, labels, batch=_batch(ctx))
+            happened = recorder.trace(model, result) if len(recorder.rows) else None
         shape = (len(x), len(each) // max(len(x), 1))
         success = result.success.cpu().numpy().reshape(shape)
         adversarial = result.adversarial.cpu().numpy().reshape(*shape, *x.shape[1:])
         info = {"unit": str(self.case), "count": success.size, "queries": int(result.queries.sum())}
         info["success"] = int(success.sum())
         found = {"success": success, "adversarial": adversarial}
-        # What was spent is no part of what labels depend on.
-        return Made({**found, **spent.arrays(shape)}, info, digest_arrays(found))
+        seen = {f"trace_{name}": value for name, value in vars(happened).items()} if happened else {}
+        # What was spent, and what happened on the way, is no part of what labels depend on.
+        return Made({**found, **spent.arrays(shape), **seen}, info, digest_arrays(found))
+
+    def observed(self, ctx: Context) -> Tensor:
+        """Which of its rows the checks want to be observed on the way, one target for each of the first examples."""
+        checks = ctx.config.checks.examples if "checks" in ctx.outputs and not self.case.confidence else 0
+        count = min(checks, examples(ctx).drawn)
+        if self.start or not count or self.stop < count or self.case.attack not in ctx.config.attacks.names:
+            return torch.zeros(0, dtype=torch.int64)
+        targets = examples(ctx).targets.shape[1] if self.case.targeted else 1
+        first = torch.arange(count)
+        return first * targets + first % targets
 
     def seconds(self, ctx: Context, pace: Pace) -> float:
         return self.size(ctx) * pace.attack(ctx, self.case)

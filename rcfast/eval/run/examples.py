@@ -95,10 +95,10 @@ class Examples:
     def blocks(self, scope: Scope, size: int) -> list[tuple[int, int]]:
         """Return start and stop of the blocks that hold an example which a purpose needs.
 
-        The drawn examples stand in blocks of `size`, each other example stands alone.
+        The drawn examples stand in blocks of `size`, and so do the others after them.
         """
-        blocks = [(a, min(a + size, self.drawn)) for a in range(0, self.drawn, size)]
-        blocks += [(row, row + 1) for row in range(self.drawn, len(self.y))]
+        ends = ((0, self.drawn), (self.drawn, len(self.y)))
+        blocks = [(a, min(a + size, end)) for begin, end in ends for a in range(begin, end, size)]
         wanted = self.rows(scope)
         return [(start, stop) for start, stop in blocks if wanted & set(range(start, stop))]
 
