@@ -100,7 +100,7 @@ class _Differentiable(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         (out,) = ctx.saved_tensors
         if out is not None:
-            gradient = torch.where(out > 0, gradient, 0)
+            gradient = torch.ops.aten.threshold_backward(gradient, out, 0)  # what ReLU's own backward is
         return ctx.part.gradient(gradient), None
 
 

@@ -342,7 +342,10 @@ def test_some_rows_are_observed_in_a_larger_attack_as_alone(attack: Attack, case
     recorder = checks.Recorder(attack, case.model, case.x, labels, chosen)
     with checks.observing(recorder):
         result = attack(case.model, case.x, labels)
-    beside, alone = recorder.trace(case.model, result), trace(attack, case.model, case.x[chosen], labels[chosen])
+    beside, alone = (
+        recorder.trace(case.model, result),
+        trace(attack, case.model, case.x[chosen], labels[chosen]),
+    )
     assert len(beside) == len(alone) == 2
     np.testing.assert_allclose(beside.returned, alone.returned, rtol=1e-3)
     for name in ("row", "back"):

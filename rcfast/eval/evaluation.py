@@ -64,7 +64,7 @@ def evaluate(
         ctx = prepare(config, folder, chosen, store, progress, team)
         for warning in said:
             ctx.warn(warning)
-        first = [unit for unit in plan(ctx, chosen) if unit.stage == STAGES[0]]
+        first = trained_first(ctx, plan(ctx, chosen))
         if team.leads:
             begin(folder, config.threads)
         perform(ctx, first)
@@ -98,6 +98,12 @@ def plan(ctx: Context, chosen: Sequence[Output]) -> list[Unit]:
     if ctx.config.user_defence:
         units += needed_for(ctx, "point")
     return closure(ctx, units)
+
+
+def trained_first(ctx: Context, units: Sequence[Unit]) -> list[Unit]:
+    """Return the training that others of the units build on: which examples are drawn is known after it."""
+    needed = {need for unit in units for need in unit.needs(ctx)}
+    return [unit for unit in units if unit.stage == STAGES[0] and unit in needed]
 
 
 def prepare(
