@@ -11,18 +11,18 @@ import torchvision
 from rcfast.eval import cli
 
 SMALL = [
-    "data.validation=12",
-    "data.test=24",
+    "data.validation=6",
+    "data.test=12",
     "protocol.examples=2",
     "protocol.targets=1",
     "vote.seeds=[0,1]",
-    "vote.m=24",
+    "vote.m=12",
     "length.r=0.02",
-    "length.m=12",
+    "length.m=6",
     "length.r_max=0.02",
     "length.curve_max=0",
     "checks.examples=1",
-    "attacks.settings.T-RegionCW={steps=4, points=2, votes=24}",
+    "attacks.settings.T-RegionCW={steps=4, points=2, votes=12}",
     'attacks.names=["T-FGSM","DeepFool"]',
     "attacks.settings.T-FGSM.steps=4",
     "attacks.settings.DeepFool.iterations=4",
@@ -32,10 +32,10 @@ SMALL = [
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """320 crops of real photographs of four kinds."""
+    """200 crops of real photographs of four kinds."""
     root = tmp_path_factory.mktemp("photos") / "photos"
-    photographs.write(root / "train", 50, side=240, suffix=".jpg")
-    photographs.write(root / "val", 30, side=240, suffix=".jpg", seed=500)
+    photographs.write(root / "train", 25, side=240, suffix=".jpg")
+    photographs.write(root / "val", 25, side=240, suffix=".jpg", seed=500)
     return root
 
 
@@ -58,7 +58,7 @@ def test_an_untrained_resnet18_is_looked_at(
     words = ["--dataset", str(folder), "--model", "torchvision:resnet18", "--weights", "untrained.pth"]
     found = run(tmp_path, monkeypatch, *words)
     assert found["dataset"]["shape"] == [3, 224, 224]
-    assert found["dataset"]["sizes"] == {"train": 188, "validation": 12, "test": 24}
+    assert found["dataset"]["sizes"] == {"train": 94, "validation": 6, "test": 12}
     assert {row["defence"] for row in found["accuracy"]} == {"point", "region"}
     assert {row["attack"] for row in found["attacks"]} >= {"T-FGSM", "U-FGSM", "DeepFool"}
 
@@ -89,6 +89,6 @@ def test_a_resnet18_is_trained_a_little(
         "train.point.lr=0.02",
     ]
     found = run(tmp_path, monkeypatch, *words, "--only", "table2,table3")
-    assert {row["defence"]: row["n"] for row in found["accuracy"]} == {"point": 24, "region": 24}
+    assert {row["defence"]: row["n"] for row in found["accuracy"]} == {"point": 12, "region": 12}
     times = json.loads((tmp_path / "out" / "timings.json").read_text())
     assert "train" in {stage["name"] for stage in times}

@@ -25,6 +25,7 @@ Observer = Callable[[Tensor, Tensor, Tensor], None]  # inputs, logits and exampl
 observers: list[Observer] = []  # told of every forward pass of an attacked model, for diagnosis
 FAR = 1e4  # of the two logits that compete; below, what others add to the allowance is 2% of these at most
 INSIDE = 1e-3  # how far from 0 and 1 a slope is taken that is infinite there
+PASSES = 10  # in which a model that answers differently each time is asked what it says of a result
 TOLERANCE = 1e-6  # inputs may leave [0,1] by this much: image pipelines round
 
 
@@ -259,7 +260,9 @@ class Attack(ABC):
         labels. progress: show a bar, a string names it. batch: examples attacked at once; None takes what the
         free memory allows. true_labels [N] int64: optional, only to refuse targets that equal them.
 
-        An example on which the model already says what the attack wants is a success with noise 0.
+        An example on which the model already says what the attack wants is a success with noise 0. A model that
+        answers the same input differently each time is found out and warned of; a success of it is what it calls one in
+        most of ten passes.
 
         Raises TypeError or ValueError, before the attack begins, for: x outside [0,1] by more than 1e-6, NaN,
         another dtype; labels of another dtype, length, device or range; a target equal to the true label; a
@@ -317,8 +320,14 @@ class Attack(ABC):
         logits = clean_logits(model, x, limit)
         check_label_range(labels, logits.shape[1])
         queries = _spent(model, logits)
+        passes = 1 if isinstance(model, RegionClassifier) or plain(model).needs(x).repeats else PASSES
+        already = self._judges(logits, labels)
+        if passes > 1:
+            _warn_of_randomness()
+            already, more = self._succeed(model, x, labels, limit=limit, passes=passes)
+            queries += more
         adversarial = x.clone()
-        active = (~self._judges(logits, labels)).nonzero().flatten()
+        active = (~already).nonzero().flatten()
         size = batch or max(1, limit // self._copies(logits.shape[1]))
         if self.rolling:
             size = max(1, len(active))
@@ -334,24 +343,29 @@ class Attack(ABC):
                 queries[rows] += spent
                 attacked.warn()
                 attacked.progress(1.0)
-        return self._judge(model, x, labels, adversarial, queries, limit=limit)
-
-    def _judge(
-        self, model: Model, x: Tensor, labels: Tensor, adversarial: Tensor, queries: Tensor, *, limit: int
-    ) -> AttackResult:
-        """The result, with success and noise measured anew on what is handed out."""
         whole = adversarial.isfinite().flatten(1).all(1)
         adversarial = torch.where(per_row(whole, x), adversarial.clamp(0, 1), x)
-        logits = torch.cat([model(part) for part in adversarial.split(limit)])
-        success = self._judges(logits, labels) & whole
+        success, spent = self._succeed(model, adversarial, labels, limit=limit, passes=passes)
+        success &= whole
         adversarial = torch.where(per_row(success, x), adversarial, x)
         return AttackResult(
             adversarial=adversarial,
             success=success,
             noise=Noise.between(adversarial, x),
-            queries=queries + _spent(model, logits),
+            queries=queries + spent,
             clean=x,
         )
+
+    def _succeed(
+        self, model: Model, x: Tensor, labels: Tensor, *, limit: int, passes: int
+    ) -> tuple[Tensor, Tensor]:
+        """Which of x [N,...], as it is handed out, succeed in most of some passes, and the passes spent [N]."""
+        hits, spent = torch.zeros_like(labels), torch.zeros_like(labels)
+        for _ in range(passes):
+            logits = torch.cat([model(part) for part in x.split(limit)])
+            hits += self._judges(logits, labels)
+            spent += _spent(model, logits)
+        return 2 * hits > passes, spent
 
     @classmethod
     def fast(cls, **changes: Any) -> Self:
@@ -372,6 +386,16 @@ class Attack(ABC):
     def replace(self, **changes: Any) -> Self:
         """The same attack with other hyperparameters."""
         return dataclasses.replace(self, **changes)
+
+
+def _warn_of_randomness() -> None:
+    warnings.warn(
+        f"model answers differently each time it is given the same input: success is what most of {PASSES} passes say, "
+        "and a search that takes single answers follows noise; say what is random as a region and attack its vote "
+        "(RegionCW, APGD with eot)",
+        RuntimeWarning,
+        stacklevel=4,
+    )
 
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.0f}/{total:.0f} [{elapsed}<{remaining}, {rate_fmt}]"
