@@ -201,8 +201,6 @@ class ClimbingAttack(CarliniWagner):
     def _record(self, state: Climb, adversarial: Tensor, slope: Tensor, success: Tensor) -> None:
         """Keeps the first success of an attempt; what its row does until it is looked at is ignored."""
         now = success & ~(state.hit | state.over)
-        if not (now.is_cuda or bool(now.any())):  # on a GPU a look costs more than the work
-            return
         state.point = torch.where(per_row(now, adversarial), adversarial, state.point)
         state.slope = torch.where(per_row(now, slope), slope, state.slope)
         state.hit = state.hit | now
@@ -218,8 +216,6 @@ class ClimbingAttack(CarliniWagner):
         period = max(1, self.iterations // CHECKS)
         state.least = torch.minimum(state.least, missing)
         check = (state.clock % period == 0) & (state.clock > 0)
-        if not (check.is_cuda or bool(check.any())):
-            return
         left = (self.iterations - state.clock) / period
         fall = state.past[:, 0] - state.least  # infinite for the first SPAN checks
         late = PATIENCE * fall / SPAN * left < state.least
