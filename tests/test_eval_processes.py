@@ -336,7 +336,8 @@ def test_hardware_that_rounds_differently_is_refused(monkeypatch: pytest.MonkeyP
 
 def test_a_folder_keeps_the_threads_it_was_begun_with(tmp_path: Path) -> None:
     from rcfast.eval import build
-    from rcfast.eval.run.alike import alike, begin
+    from rcfast.eval.run.alike import alike
+    from rcfast.eval.run.begun import begin
     from rcfast.eval.run.store import Store
 
     store, before = Store(tmp_path), torch.get_num_threads()
@@ -344,7 +345,7 @@ def test_a_folder_keeps_the_threads_it_was_begun_with(tmp_path: Path) -> None:
     with alike(Team(), store, build("quick", settings=[f"threads={other}"])) as (config, _):
         assert torch.get_num_threads() == config.threads == other
         assert not (tmp_path / "store").exists()
-        begin(store, config)
+        begin(tmp_path, config.threads)
     assert torch.get_num_threads() == before
     assert json.loads((tmp_path / "store" / "begun.json").read_text()) == {"threads": other}
     with alike(Team(), store, build("quick")) as (config, _):
