@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -71,7 +72,13 @@ def command(out: Path, *more: str) -> list[str]:
 def started(out: Path) -> tuple[subprocess.Popen[str], list[int]]:
     """A run of two processes that has finished some parts, and the two."""
     run = subprocess.Popen(
-        command(out, "--processes", "2"), env=environment(), stderr=subprocess.PIPE, text=True
+        command(out, "--processes", "2"),
+        env=environment(),
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(
+            signal.signal, signal.SIGINT, signal.SIG_DFL
+        ),  # a job in the background ignores it
     )
     before = count(out)
     while run.poll() is None and count(out) < before + 3:
