@@ -69,6 +69,9 @@ def command(out: Path, *more: str) -> list[str]:
     return [sys.executable, "-m", "rcfast.eval", *arguments(out), *ALIKE, *more]
 
 
+HEARS = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a job in the background ignores
+
+
 def started(out: Path) -> tuple[subprocess.Popen[str], list[int]]:
     """A run of two processes that has finished some parts, and the two."""
     run = subprocess.Popen(
@@ -76,9 +79,7 @@ def started(out: Path) -> tuple[subprocess.Popen[str], list[int]]:
         env=environment(),
         stderr=subprocess.PIPE,
         text=True,
-        preexec_fn=partial(
-            signal.signal, signal.SIGINT, signal.SIG_DFL
-        ),  # a job in the background ignores it
+        preexec_fn=HEARS,
     )
     before = count(out)
     while run.poll() is None and count(out) < before + 3:

@@ -78,10 +78,8 @@ def render_all(jobs: Sequence[Job]) -> list[dict[str, bytes]]:
     import matplotlib.backends.backend_svg  # noqa: F401  (once, before the fork)
 
     _jobs = jobs
-    with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", DeprecationWarning
-        )  # Python 3.12 warns of threads: drawing needs none
+    with warnings.catch_warnings():  # Python 3.12 warns of threads beside a fork: drawing needs none
+        warnings.simplefilter("ignore", DeprecationWarning)
         with multiprocessing.get_context("fork").Pool(workers) as pool:
             return pool.map(_nth, range(len(jobs)), chunksize=1)
 

@@ -42,17 +42,16 @@ def automatic(config: Config, out: Path) -> int:
 
 def launch(arguments: Sequence[str], processes: int) -> int:
     """Run the command line in several processes; return the exit code of the first, or of the one that failed."""
-    share = max(1, (os.cpu_count() or 1) // processes)
     shared = {
+        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)),
+        "TORCH_CPP_LOG_LEVEL": "ERROR",  # else each tells that the first one has left
+        **os.environ,
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(_free_port()),
         "WORLD_SIZE": str(processes),
         "LOCAL_WORLD_SIZE": str(processes),
-        "TORCH_CPP_LOG_LEVEL": "ERROR",  # else each tells that the first one has left
         WATCHED: "1",
-        **os.environ,
     }
-    shared.setdefault("OMP_NUM_THREADS", str(share))
     command = [sys.executable, "-m", "rcfast.eval", *arguments]
     started = [
         subprocess.Popen(
