@@ -20,7 +20,7 @@ def _bar(bar: Bar) -> str:
         return f"{100 * (value - bar.start) / (1 - bar.start):.2f}%"
 
     width = 100 * (bar.high - bar.low) / (1 - bar.start)
-    parts = f'<i class="range" style="left:{at(bar.low)};width:{width:.2f}%"></i>'
+    parts = f'<i class="range" style="left:{at(bar.low)};width:{width:.2f}%"></i>' if width > 0 else ""
     if bar.mark is not None:
         parts += f'<i class="mark" style="left:{at(bar.mark)}"></i>'
     if bar.start:
