@@ -1,13 +1,14 @@
 """Every check catches its planted failure, and lets an honest evaluation pass."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rcfast import RegionClassifier, data, training
 from rcfast.attacks import CWL2, FGSM, IGSM, JSMA, Attack, CWLinf, DeepFool
@@ -15,6 +16,7 @@ from rcfast.attacks.base import AttackedModel, Model, observers
 from rcfast.attacks.result import Noise
 from rcfast.eval import checks
 from rcfast.eval.checks import Trace, trace
+from rcfast.eval.run.passes import Spent
 
 N = 8
 
@@ -352,3 +354,49 @@ def test_some_rows_are_observed_in_a_larger_attack_as_alone(attack: Attack, case
         counted = (np.bincount(getattr(found, name), minlength=2) for found in (beside, alone))
         np.testing.assert_array_equal(*counted)
     np.testing.assert_allclose(beside.best, alone.best, rtol=1e-3)
+
+
+class Waits(TorchDispatchMode):
+    """Notes each operation whose result decides a shape or a branch: a GPU would be waited for."""
+
+    SYNCHRONOUS: ClassVar = (
+        "_local_scalar_dense",
+        "nonzero",
+        "masked_select",
+        "is_nonzero",
+        "item",
+        "unique",
+    )
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.met: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func.overloadpacket.__name__
+        masked = name in ("index", "index_put_") and any(
+            isinstance(index, Tensor) and index.dtype == torch.bool for index in args[1]
+        )
+        copied = name == "_to_copy" and (kwargs or {}).get("device") is not None
+        if masked or copied or name in self.SYNCHRONOUS:
+            self.met.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+def test_who_observes_does_not_wait_for_a_gpu_at_each_pass(case: Case) -> None:
+    attack = CWL2.fast()
+    spent = Spent(attack, case.x, case.targets)
+    recorder = checks.Recorder(attack, case.model, case.x, case.targets, torch.tensor([1, 4]))
+    with Waits() as waits:
+        for _ in range(3):
+            x = case.x.clone().requires_grad_(True)
+            logits = case.model(x)
+            for observer in (spent, recorder):
+                observer(x, logits, torch.arange(N))
+            logits.sum().backward()
+    assert waits.met == []
+    assert recorder.passes == 3
+    assert int(spent.backward.sum()) == 3 * N
+    with Waits() as waits:
+        recorder.look()
+    assert waits.met, "the look at what waits is what waits for a GPU"

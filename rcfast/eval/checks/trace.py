@@ -18,7 +18,7 @@ from rcfast.attacks import Attack, AttackResult
 from rcfast.attacks.base import Model, Observer, margin, observers
 from rcfast.attacks.result import Noise
 
-PORTION = 2048  # rows that are looked at together
+PORTION = 1 << 22  # numbers that are looked at together: until then nothing waits for a GPU
 
 
 @dataclass(frozen=True)
@@ -90,39 +90,47 @@ class Recorder:
         self.place = torch.full_like(labels, -1)
         self.place[self.rows] = torch.arange(len(self.rows), device=labels.device)
         self.attack, self.clean, self.labels = attack, x[self.rows], labels[self.rows]
-        self.asked: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.asked: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []  # of each pass since the last look
+        self.norms: list[tuple[int, Tensor]] = []  # of gradients: which pass, and of all its rows
+        self.there: list[np.ndarray] = []  # which rows of each pass are looked at
         self.seen: list[tuple[np.ndarray, ...]] = []
-        self.steps: list[tuple[int, np.ndarray]] = []  # first row, gradient norms
-        self.count = self.waiting = 0
+        self.steps: list[tuple[int, np.ndarray]] = []  # `norms` after a look
+        self.passes = self.waiting = 0
         self.best = torch.full((len(self.rows),), torch.inf, dtype=torch.float64, device=x.device)
         self.point = self.clean.clone()
 
+    @torch.no_grad()
     def __call__(self, x: Tensor, logits: Tensor, rows: Tensor) -> None:
-        place = self.place[rows]
-        there = (place >= 0).nonzero().flatten()
-        if not len(there):
-            return
         if x.requires_grad and logits.requires_grad:
-            x.register_hook(partial(self._step, self.count, there))
+            x.register_hook(partial(self._step, self.passes))
         reduced = torch.is_autocast_enabled(x.device.type) or logits.dtype.itemsize < 4
-        full = torch.full_like(there, not reduced, dtype=torch.bool)
-        self.asked.append((x.detach()[there], logits.detach()[there], place[there], full))
-        self.count += len(there)
-        self.waiting += len(there)
+        full = torch.full_like(rows, not reduced, dtype=torch.bool)
+        self.asked.append((x.detach().clone(), logits.detach().clone(), self.place[rows], full))
+        self.passes += 1
+        self.waiting += x.numel()
         if self.waiting >= PORTION:
             self.look()
 
-    def _step(self, first: int, there: Tensor, gradient: Tensor) -> None:
-        norms = torch.linalg.vector_norm(gradient.detach()[there].flatten(1).double(), dim=1)
-        self.steps.append((first, norms.cpu().numpy()))
+    @torch.no_grad()
+    def _step(self, index: int, gradient: Tensor) -> None:
+        self.norms.append((index, torch.linalg.vector_norm(gradient.detach().flatten(1).double(), dim=1)))
 
     @torch.no_grad()
     def look(self) -> None:
         """Judge what waits and keep the least noisy success of each example."""
+        if self.norms:
+            sizes = [len(norms) for _, norms in self.norms]
+            parts = torch.cat([norms for _, norms in self.norms]).cpu().split(sizes)
+            self.steps += [(index, part.numpy()) for (index, _), part in zip(self.norms, parts, strict=True)]
+            self.norms = []
         if not self.asked:
             return
+        sizes = [len(x) for x, *_ in self.asked]
         point, logits, rows, full = map(torch.cat, zip(*self.asked, strict=True))
         self.asked, self.waiting = [], 0
+        self.there += [part.numpy() for part in (rows >= 0).cpu().split(sizes)]
+        wanted = (rows >= 0).nonzero().flatten()
+        point, logits, rows, full = (part[wanted] for part in (point, logits, rows, full))
         noise = Noise.between(point, self.clean[rows]).of(self.attack.norm).double()
         inside = ((point >= 0) & (point <= 1)).flatten(1).all(1)
         success = self.attack._judges(logits, self.labels[rows]) & inside & full
@@ -148,9 +156,10 @@ class Recorder:
                 self.best[index] = torch.inf
         empty: list[np.ndarray] = [np.zeros(0, np.int64), *[np.zeros(0)] * 2, np.zeros(0, bool)]
         row, lead, noise, success = map(np.concatenate, zip(empty, *self.seen, strict=True))
-        places = [np.arange(first, first + len(norms)) for first, norms in self.steps]
+        first = np.cumsum([0, *(rows.sum() for rows in self.there)])
+        places = [np.arange(first[index], first[index + 1]) for index, _ in self.steps]
         place = np.concatenate([np.zeros(0, np.int64), *places])
-        norms = np.concatenate([np.zeros(0), *(norms for _, norms in self.steps)])
+        norms = np.concatenate([np.zeros(0), *(norms[self.there[index]] for index, norms in self.steps)])
         return Trace(
             row=row,
             margin=lead,

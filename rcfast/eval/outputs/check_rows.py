@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from rcfast.attacks import External
 from rcfast.eval import checks
 from rcfast.eval.checks import Check
 from rcfast.eval.outputs import envelope
@@ -17,15 +18,18 @@ from rcfast.eval.run import attack
 from rcfast.eval.run.attack import Case
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Measured
-from rcfast.eval.run.diagnosis import ExaminedNetwork, TracedAttack, has_iterations, noisy
+from rcfast.eval.run.diagnosis import ExaminedNetwork, TracedAttack, has_iterations, noisy, observed, trace_of
 from rcfast.eval.run.examples import examples
 from rcfast.eval.run.judges import judges, networks
 from rcfast.eval.run.protocol import Candidates
+from rcfast.eval.run.unit import Unit
 
 
-def budgets(ctx: Context, case: Case) -> tuple[int, ...]:
-    """Return by what the iterations of an attack are multiplied when it is observed."""
-    return (1, 2) if has_iterations(ctx, case) else (1,)
+def looked_at(ctx: Context, case: Case) -> Iterator[Unit]:
+    """Yield the units in which an attack was observed: as it is and, where it has iterations, with twice as many."""
+    yield observed(ctx, case)
+    if has_iterations(ctx, case):
+        yield TracedAttack(case, 2)
 
 
 def made(ctx: Context) -> Iterator[Check]:
@@ -54,11 +58,11 @@ def _unbounded(ctx: Context, network: str) -> Check:
 
 
 def _observed(ctx: Context, case: Case) -> Iterator[Check]:
-    about, found = f"{case.attack} on {label(case.network)}", TracedAttack(case).result(ctx)
+    about, found = f"{case.attack} on {label(case.network)}", trace_of(ctx, case)
     yield checks.gradients(about, found)
     yield checks.silent_success(about, found)
     yield checks.still_moving(about, found)
-    if len(found) and 2 in budgets(ctx, case):
+    if len(found) and has_iterations(ctx, case):
         yield checks.budget(about, found.returned, TracedAttack(case, 2).result(ctx).returned)
 
 
@@ -98,13 +102,25 @@ def _judged(ctx: Context, own: Measured) -> Iterator[Check]:
         said = np.concatenate([one.said.reshape(len(own.seeds), -1) for one in found], axis=1)
         yield checks.stable_predictions(about, said)
         yield checks.judged_by_unseen(about, chosen[0], chosen[1:])
+    made = [attempt for attempt in attempts(ctx, all_labels(ctx)) if attempt[0].name == own.name]
     if own.attacked != own.name:
-        made = [attempt for attempt in attempts(ctx, all_labels(ctx)) if attempt[0].name == own.name]
         direct = [attempt for attempt in made if attempt[1][0].case.network == own.name]
         transferred = [attempt for attempt in made if attempt not in direct]
         broken = _broken(ctx, own, direct) if direct else None
         yield checks.attacked_itself(about, _broken(ctx, own, transferred), broken)
-    yield checks.white_beats_black(about, chosen[0].any(1), None)
+    black = [attempt for attempt in made if _black_box(ctx, attempt[1][0].case)]
+    white = [attempt for attempt in made if attempt not in black]
+    # By most of the votes that judge.
+    broken_by = [_broken(ctx, own, some).mean(1) > 0.5 if some else None for some in (white, black)]
+    yield checks.white_beats_black(
+        about, chosen[0].any(1) if broken_by[0] is None else broken_by[0], broken_by[1]
+    )
+
+
+def _black_box(ctx: Context, case: Case) -> bool:
+    """Whether an attack is shown no gradient: one of another library that sees votes alone."""
+    made = attack.make(ctx.config, case)
+    return isinstance(made, External) and not made.points
 
 
 def _broken(ctx: Context, own: Measured, made: Sequence[Attempt]) -> np.ndarray:

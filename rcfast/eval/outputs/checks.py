@@ -10,7 +10,7 @@ from rcfast.eval.outputs.output import Finding, Output
 from rcfast.eval.outputs.table import Cell, Line, Matrix, Record, Table
 from rcfast.eval.results import Results
 from rcfast.eval.run.context import Context
-from rcfast.eval.run.diagnosis import ExaminedNetwork, TracedAttack, noisy
+from rcfast.eval.run.diagnosis import ExaminedNetwork, noisy
 from rcfast.eval.run.judges import judges, networks
 from rcfast.eval.run.unit import Unit
 
@@ -32,7 +32,7 @@ class Checks(Output):
             cases = attack_rows.plain(ctx, network)
             yield from attack_rows.labelled(ctx, [*cases, *attack_rows.confident(ctx, network)])
             for case in cases if ctx.config.checks.examples else []:
-                yield from (TracedAttack(case, times) for times in check_rows.budgets(ctx, case))
+                yield from check_rows.looked_at(ctx, case)
         for own in judges(ctx) if ctx.config.checks.examples else []:
             yield from (noisy(ctx, own, case) for case in attack_rows.plain(ctx, own.attacked))
 

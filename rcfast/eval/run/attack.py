@@ -27,6 +27,7 @@ from rcfast.eval.run.versions import ATTACK
 if TYPE_CHECKING:
     from rcfast.eval.run.pace import Pace
 
+TRACE = "trace_"  # before the names of the arrays of a Trace
 BATCH = 256  # rows attacked at once, fewer of large images; fixed, for it decides how a network rounds
 
 
@@ -89,7 +90,10 @@ class Adversarial(Unit):
 
 @dataclass(frozen=True)
 class NetworkAttack(Adversarial):
-    """An attack on a network, on one block of examples."""
+    """An attack on a network, on one block of examples.
+
+    Where the checks want it to be observed: arrays also those of checks.Trace, and in info how many examples were.
+    """
 
     case: Case
     start: int
@@ -127,17 +131,19 @@ class NetworkAttack(Adversarial):
             each, labels = x, torch.from_numpy(own.y[self.rows]).to(ctx.device)
         spent, model = Spent(attack, each, labels), network(ctx, self.case.network).model
         with explained(str(self)), observing(spent):
-            recorder = Recorder(attack, model, each, labels, self.observed(ctx).to(ctx.device))
+            chosen = self.observed(ctx)
+            recorder = Recorder(attack, model, each, labels, chosen.to(ctx.device))
             with observing(recorder) if len(recorder.rows) else nullcontext():
                 result = attack(model, each, labels, batch=_batch(ctx))
-            happened = recorder.trace(model, result) if len(recorder.rows) else None
+            happened = recorder.trace(model, result)
         shape = (len(x), len(each) // max(len(x), 1))
         success = result.success.cpu().numpy().reshape(shape)
         adversarial = result.adversarial.cpu().numpy().reshape(*shape, *x.shape[1:])
         info = {"unit": str(self.case), "count": success.size, "queries": int(result.queries.sum())}
         info["success"] = int(success.sum())
         found = {"success": success, "adversarial": adversarial}
-        seen = {f"trace_{name}": value for name, value in vars(happened).items()} if happened else {}
+        seen = {f"{TRACE}{name}": value for name, value in vars(happened).items()} if len(chosen) else {}
+        info |= {"observed": len(chosen)} if len(chosen) else {}
         # What was spent, and what happened on the way, is no part of what labels depend on.
         return Made({**found, **spent.arrays(shape), **seen}, info, digest_arrays(found))
 

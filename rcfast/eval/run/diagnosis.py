@@ -70,7 +70,7 @@ class ExaminedNetwork(Unit):
 class TracedAttack(Unit):
     """An attack on the first examples, one target each, observed. Arrays: those of `Trace`.
 
-    times: by how much its iterations are multiplied; at 1 it was observed when it was made, if it was for checks.
+    times: by how much its iterations are multiplied; 1 only where it was not observed when it was made.
     """
 
     case: Case
@@ -84,8 +84,6 @@ class TracedAttack(Unit):
     def needs(self, ctx: Context) -> Iterable[Unit]:
         yield from needed_for(ctx, self.case.network)
         yield DrawnExamples()
-        if self.times == 1:
-            yield next(attack.parts(ctx, self.case, "drawn"))
 
     def attack(self, ctx: Context) -> Attack:
         made = make(ctx.config, self.case, ctx.device)
@@ -102,12 +100,6 @@ class TracedAttack(Unit):
 
     def compute(self, ctx: Context) -> Made:
         own, count = examples(ctx), checked(ctx)
-        names = [name.name for name in fields(Trace)]
-        if self.times == 1:
-            first = next(attack.parts(ctx, self.case, "drawn"))
-            seen = ctx.arrays(first)
-            if len(first.observed(ctx)) == count and f"trace_{names[0]}" in seen:
-                return Made({name: seen[f"trace_{name}"] for name in names})
         rows = np.arange(count)
         wanted = own.targets[rows, rows % own.targets.shape[1]] if self.case.targeted else own.y[:count]
         with explained(str(self)):
@@ -117,7 +109,7 @@ class TracedAttack(Unit):
                 own.x[:count],
                 torch.from_numpy(wanted).to(ctx.device),
             )
-        return Made({name: getattr(found, name) for name in names})
+        return Made(dict(vars(found)))
 
     def result(self, ctx: Context) -> Trace:
         return Trace(**ctx.arrays(self))
@@ -126,7 +118,24 @@ class TracedAttack(Unit):
         return checked(ctx) * self.times
 
     def seconds(self, ctx: Context, pace: Pace) -> float:
-        return self.size(ctx) * pace.attack(ctx, self.case) if self.times > 1 else 0.0
+        return self.size(ctx) * pace.attack(ctx, self.case)
+
+
+def observed(ctx: Context, case: Case) -> attack.NetworkAttack | TracedAttack:
+    """Return what holds an attack's trace: the attack, where it was observed or will be, else a unit of its own."""
+    made = next(attack.parts(ctx, case, "drawn"))
+    part = None if ctx.sketch else ctx.find(made)
+    count = len(made.observed(ctx)) if part is None else part.info.get("observed", 0)
+    return made if count == checked(ctx) else TracedAttack(case)
+
+
+def trace_of(ctx: Context, case: Case) -> Trace:
+    """Return what an attack did on the first examples."""
+    unit = observed(ctx, case)
+    if isinstance(unit, TracedAttack):
+        return unit.result(ctx)
+    arrays = ctx.arrays(unit)
+    return Trace(**{field.name: arrays[attack.TRACE + field.name] for field in fields(Trace)})
 
 
 def has_iterations(ctx: Context, case: Case) -> bool:

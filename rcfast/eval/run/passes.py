@@ -14,7 +14,7 @@ BUDGETS = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)  # forward and b
 
 
 class Spent:
-    """Observes one attack on clean [R,...], labels [R]; see rcfast.attacks.base.observers.
+    """Observes one attack on clean [R,...], labels [R]; see rcfast.attacks.base.observers. Waits for no GPU.
 
     A point counts as found when the attack's own judgement accepts it, inside [0,1] and beyond what may be rounding.
     """
@@ -24,6 +24,7 @@ class Spent:
         self.forward, self.backward = torch.zeros_like(labels), torch.zeros_like(labels)
         shape = (len(BUDGETS), len(clean))
         self.within = torch.full(shape, torch.inf, dtype=torch.float64, device=clean.device)
+        self.budgets = torch.tensor(BUDGETS, device=clean.device)[:, None]
 
     @torch.no_grad()
     def __call__(self, x: Tensor, logits: Tensor, rows: Tensor) -> None:
@@ -34,14 +35,10 @@ class Spent:
         if torch.is_autocast_enabled(x.device.type) or logits.dtype.itemsize < 4:
             rounding = torch.finfo(torch.bfloat16).eps / 2 * logits.abs().amax(1)
             found &= margin(logits, self.labels[rows], targeted=self.attack.targeted) > rounding
-        if not bool(found.any()):
-            return
-        rows = rows[found]
-        noise = self._noise(x.detach()[found], self.clean[rows])
+        noise = self._noise(x.detach(), self.clean[rows]).masked_fill(~found, torch.inf)
         spent = (self.forward + self.backward)[rows]
-        for budget, least in zip(BUDGETS, self.within, strict=True):
-            cost = noise.masked_fill(spent > budget, torch.inf)
-            least.scatter_reduce_(0, rows, cost, "amin")
+        cost = torch.where(spent <= self.budgets, noise, torch.inf)
+        self.within.scatter_reduce_(1, rows.expand_as(cost), cost, "amin")
 
     def _back(self, rows: Tensor, gradient: Tensor) -> None:
         self.backward.index_add_(0, rows, torch.ones_like(rows))
