@@ -110,11 +110,8 @@ def _judged(ctx: Context, own: Measured) -> Iterator[Check]:
         yield checks.attacked_itself(about, _broken(ctx, own, transferred), broken)
     black = [attempt for attempt in made if _black_box(ctx, attempt[1][0].case)]
     white = [attempt for attempt in made if attempt not in black]
-    # By most of the votes that judge.
-    broken_by = [_broken(ctx, own, some).mean(1) > 0.5 if some else None for some in (white, black)]
-    yield checks.white_beats_black(
-        about, chosen[0].any(1) if broken_by[0] is None else broken_by[0], broken_by[1]
-    )
+    by_white, by_black = (_fooled(ctx, own, some) if some else None for some in (white, black))
+    yield checks.white_beats_black(about, chosen[0].any(1) if by_white is None else by_white, by_black)
 
 
 def _black_box(ctx: Context, case: Case) -> bool:
@@ -126,6 +123,11 @@ def _black_box(ctx: Context, case: Case) -> bool:
 def _broken(ctx: Context, own: Measured, made: Sequence[Attempt]) -> np.ndarray:
     """Whether the best of some attacks breaks each example, by the votes that judge: bool [N,J]."""
     return envelope.broken(envelope.tried(ctx, own, made), "L2", np.array([np.inf]))[..., 0]
+
+
+def _fooled(ctx: Context, own: Measured, made: Sequence[Attempt]) -> np.ndarray:
+    """Whether some attack of these breaks each example, by the votes that attackers see: bool [N]."""
+    return np.asarray(envelope.tried(ctx, own, made).wrong[0].any(1))
 
 
 def _chosen(found: Candidates, truth: np.ndarray) -> np.ndarray:
