@@ -71,6 +71,16 @@ def test_an_empty_folder_stays_as_it_is(tmp_path: Path, todo: Callable[[Path], d
     assert not (tmp_path / "new").exists()
 
 
+def test_a_dry_run_says_what_so_few_examples_can_show(out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """0 of 4 is compatible with up to 60%, by Clopper and Pearson."""
+    assert cli.main([*arguments(out), "--dry-run"]) == cli.DONE
+    said = " ".join(capsys.readouterr().out.split())
+    assert "with 4 examples an untargeted rate of 0 is compatible with up to 60%" in said
+    assert "which these cannot" in said, (
+        "two attacks are compared, which takes at least seven examples that differ"
+    )
+
+
 @pytest.mark.parametrize("damage", ["data", "description", "none"])
 @pytest.mark.parametrize(
     ("stage", "missing"),
