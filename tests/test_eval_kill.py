@@ -98,15 +98,19 @@ def damage(out: Path, dice: random.Random) -> bool:
     return bool(parts)
 
 
+def preload() -> None:
+    """Import before the first fork what every child would import."""
+    import matplotlib.figure  # noqa: F401
+    import torch._dynamo  # noqa: F401  (the first optimiser would import it)
+
+    import rcfast.eval.evaluation  # noqa: F401
+
+
 def main(folder: Path, rounds: int) -> None:
     """Compare interrupted runs with an uninterrupted one; print what happened as JSON."""
-    import matplotlib.figure  # noqa: F401
-    import sklearn.datasets  # noqa: F401
     import torch
-    import torch._dynamo  # the first optimiser would import it
 
-    import rcfast.eval.evaluation  # noqa: F401  (before the first fork, like those above)
-
+    preload()
     torch.set_num_threads(1)
     code = attempt(folder / "whole")
     expected = fingerprint(folder / "whole")

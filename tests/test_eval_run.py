@@ -33,7 +33,7 @@ SMALL = [
     "attacks.confidences=[0, 20]",
     "attacks.alphas=[0, 1]",
     "attacks.settings.T-FGSM={steps=16, refine=2}",
-    "attacks.settings.T-IGSM={refine=2, iterations=5}",
+    "attacks.settings.T-IGSM={refine=2, iterations=5, max_eps=0.25}",
     "attacks.settings.T-CW-L2={searches=2, iterations=10}",
     "attacks.settings.T-CW-L0={iterations=10, c_max=1.0}",
     "attacks.settings.T-CW-Linf={iterations=10, c_max=1.0}",
