@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,25 @@ def test_one_run_at_a_time_and_a_dead_one_holds_nothing(tmp_path: Path) -> None:
         other.wait()
     with Store(tmp_path).locked():
         pass
+
+
+def test_a_dead_run_holds_nothing_though_a_process_that_it_forked_lives(tmp_path: Path) -> None:
+    script = (
+        "import os, sys, time; from pathlib import Path; from rcfast.eval.run.store import Store\n"
+        "with Store(Path(sys.argv[1])).locked():\n"
+        "    if not os.fork(): print(os.getpid(), flush=True)\n"
+        "    time.sleep(60)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert other.stdout is not None
+    child = int(other.stdout.readline())
+    other.kill()
+    other.wait()
+    try:
+        with Store(tmp_path).locked():
+            os.kill(child, 0)
+    finally:
+        os.kill(child, signal.SIGKILL)
 
 
 def test_what_a_killed_run_left_half_written_is_swept(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -59,6 +59,11 @@ def write_atomic(path: Path, data: bytes | str) -> None:
                 "it continues after the last finished part"
             ) from error
         raise StoreError(f"cannot write {path}: {error.strerror}") from error
+
+
+# A fork that draws would hold the lock as long as it lives, past the end of a killed run: it keeps no copy.
+_locks: set[IO[str]] = set()
+os.register_at_fork(after_in_child=lambda: [lock.close() for lock in _locks])
 
 
 @dataclass(frozen=True)
@@ -115,7 +120,11 @@ class Store:
                 handle.write(str(os.getpid()))
                 handle.flush()
             self._sweep()
-            yield
+            _locks.add(handle)
+            try:
+                yield
+            finally:
+                _locks.remove(handle)
 
     def _sweep(self) -> None:
         """Remove what killed runs left half-written; only called under the lock."""
