@@ -133,7 +133,7 @@ def _cell(r: Record | None) -> Cell | None:
         return None
     lines = [Line("second", f"within {BUDGET:,} passes", percent(r["within_budget"]))]
     if r["forward"] is not None:
-        lines.append(Line("second", "passes", f"{r['forward']:,.0f} forward, {r['backward']:,.0f} backward"))
+        lines.append(Line("second", "forward", f"{r['forward']:,.0f}, backward {r['backward']:,.0f}"))
     value = max(0.0, r["optimality"])
     return Cell(percent(value), bar=Bar(value, value, value), lines=tuple(lines))
 
