@@ -39,10 +39,18 @@ def runnable(model: Model) -> Model:
     return model if isinstance(model, RegionClassifier) else plain(model)
 
 
-def _spent(model: Model, logits: Tensor) -> Tensor:
-    """Forward passes [n] int64 behind logits [n,L]: the points of a vote, one for any other model."""
-    voted = isinstance(model, RegionClassifier)
-    return (logits.sum(1).round() if voted else torch.ones_like(logits[:, 0])).to(torch.int64)
+def _asked(model: Model, x: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """Logits [N,L] of x [N,...], or what its vote gave the labels, and the forward passes behind them [N] int64."""
+    said, spent = [], []
+    for part in x.split(limit):
+        if isinstance(model, RegionClassifier):
+            votes = model.vote(part)  # whose weights need not sum to the number of points
+            said.append(votes.counts.to(torch.float32))
+            spent.append(votes.samples.to(x.device))
+        else:
+            said.append(model(part))
+            spent.append(torch.ones(len(part), dtype=torch.int64, device=x.device))
+    return torch.cat(said), torch.cat(spent)
 
 
 def per_row(value: Tensor, like: Tensor) -> Tensor:
@@ -317,9 +325,8 @@ class Attack(ABC):
         if not len(x):
             return empty_result(x)
         limit = batch or rows_that_fit(network_of(model), x, self._held())
-        logits = clean_logits(model, x, limit)
+        logits, queries = clean_logits(model, x, limit)
         check_label_range(labels, logits.shape[1])
-        queries = _spent(model, logits)
         passes = 1 if isinstance(model, RegionClassifier) or plain(model).needs(x).repeats else PASSES
         already = self._judges(logits, labels)
         if passes > 1:
@@ -362,9 +369,9 @@ class Attack(ABC):
         """Which of x [N,...], as it is handed out, succeed in most of some passes, and the passes spent [N]."""
         hits, spent = torch.zeros_like(labels), torch.zeros_like(labels)
         for _ in range(passes):
-            logits = torch.cat([model(part) for part in x.split(limit)])
+            logits, asked = _asked(model, x, limit)
             hits += self._judges(logits, labels)
-            spent += _spent(model, logits)
+            spent += asked
         return 2 * hits > passes, spent
 
     @classmethod
@@ -475,21 +482,24 @@ def _check_targets(labels: Tensor, true_labels: Tensor) -> None:
         )
 
 
-def clean_logits(model: Model, x: Tensor, limit: int) -> Tensor:
-    """Logits [N,L] of x [N,...], N >= 1, checked: shape, dtype, NaN, and that they are no probabilities."""
-    logits = torch.cat([plain(model)(part) for part in x.split(limit)])
+def clean_logits(model: Model, x: Tensor, limit: int) -> tuple[Tensor, Tensor]:
+    """Logits [N,L] of x [N,...], N >= 1, checked: shape, dtype, NaN, and that they are no probabilities.
+
+    Beside them the forward passes that they took, [N] int64.
+    """
+    logits, spent = _asked(runnable(model), x, limit)
     wrong = ~logits.isfinite().all(1)
     if wrong.any():
         raise ValueError(f"model must return finite logits, got NaN or infinity for the input at index "
                          f"{int(wrong.nonzero()[0])}")  # fmt: skip
     if isinstance(model, RegionClassifier):
-        return logits  # counts of votes
+        return logits, spent  # of votes
     if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-4).all()):
         raise ValueError(
             "model must return logits, got probabilities (every row is nonnegative and sums to 1): "
             "take the softmax off its end, a saturated softmax has no gradient to follow"
         )
-    return logits
+    return logits, spent
 
 
 def check_positive(**values: float) -> None:

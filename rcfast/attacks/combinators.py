@@ -75,7 +75,7 @@ class Untargeted(_Combined):
     ) -> AttackResult:
         if not len(x):
             return empty_result(x)
-        wanted, names = self._wanted(model, x, labels, batch)  # [T,N], -1 for none
+        wanted, names, ranking = self._wanted(model, x, labels, batch)  # [T,N], -1 for none
         free = free_bytes(x.device)
         _check_room(wanted, x, free)
         rows = (wanted.flatten() >= 0).nonzero().flatten()
@@ -89,22 +89,27 @@ class Untargeted(_Combined):
             _put(whole, part, found)
         assert whole is not None
         candidates = [_slot(whole, t, x) for t in range(len(wanted))]
-        extra = torch.full_like(labels, int(self.targets is not None))  # the pass that ranks the classes
-        return least_noise(candidates, norm=self.norm, names=names, queries=extra)
+        return least_noise(candidates, norm=self.norm, names=names, queries=ranking)
 
-    def _wanted(self, model: Model, x: Tensor, labels: Tensor, batch: int | None) -> tuple[Tensor, list[str]]:
-        """Which class every example x [N,...] is attacked towards, one after the other [T,N], and their names."""
+    def _wanted(
+        self, model: Model, x: Tensor, labels: Tensor, batch: int | None
+    ) -> tuple[Tensor, list[str], Tensor]:
+        """Which class every example x [N,...] is attacked towards, one after the other [T,N], and their names.
+
+        And the passes [N] that rank the classes.
+        """
         if self.targets is None:
-            num_classes = clean_logits(model, x[:1], 1).shape[1]
+            num_classes = clean_logits(model, x[:1], 1)[0].shape[1]
             check_label_range(labels, num_classes)
             classes = torch.arange(num_classes, device=x.device)[:, None].expand(-1, len(x))
-            return classes.masked_fill(classes == labels, -1), [str(t) for t in range(num_classes)]
-        logits = clean_logits(model, x, batch or rows_that_fit(model, x))
+            names = [str(t) for t in range(num_classes)]
+            return classes.masked_fill(classes == labels, -1), names, torch.zeros_like(labels)
+        logits, ranking = clean_logits(model, x, batch or rows_that_fit(model, x))
         check_label_range(labels, logits.shape[1])
         count = min(self.targets, logits.shape[1] - 1)
         others = logits.scatter(1, labels[:, None], -torch.inf)
         order = others.argsort(dim=1, descending=True, stable=True)[:, :count]
-        return order.T, [f"logit {k + 1}" for k in range(count)]
+        return order.T, [f"logit {k + 1}" for k in range(count)], ranking
 
 
 IN_FLIGHT = 12  # inputs' worth of memory that one row under attack takes wherever it stands

@@ -134,16 +134,18 @@ class RegionCW(SampledAttack):
         result = self.start._attack(vote.point_model, x, labels, progress=False, batch=limit)
         vote.queries += result.queries
 
-        def safe_label(tried: Tensor) -> Tensor:
+        def safe_label(tried: Tensor, rows: Tensor) -> Tensor:
             if vote.voter is None:
+                vote.queries.index_add_(0, rows, torch.ones_like(rows))
                 return vote.point_model(tried).argmax(1)
             judge = another(vote.voter, seed=key(self.seed, "start"), stop=None)
             votes = judge.vote(tried, m=self.votes)
+            vote.queries.index_add_(0, rows, votes.samples.to(rows.device))
             best = votes.counts.topk(2, dim=1).values
             lead = (best[:, 0] - best[:, 1]) / votes.samples
             return torch.where(lead >= self._level(vote), votes.label, -1)
 
-        chosen = result.judged(safe_label, labels, targeted=True, norm=self.norm)
+        chosen = result.judged_by_rows(safe_label, labels, targeted=True, norm=self.norm)
         return chosen.adversarial, chosen.success
 
     def _begin(

@@ -153,6 +153,12 @@ class AttackResult:
 
         Raises ValueError if labels has another length than the result or norm is not 0, 2 or inf.
         """
+        return self.judged_by_rows(lambda x, rows: labels_of(x), labels, targeted=targeted, norm=norm)
+
+    def judged_by_rows(
+        self, labels_of: Callable[[Tensor, Tensor], Tensor], labels: Tensor, *, targeted: bool, norm: float
+    ) -> AttackResult:
+        """The same by a judge that is also told which rows [n] of the result its inputs [n,...] belong to."""
         check_norm(norm)
         if labels.shape != self.success.shape:
             raise ValueError(f"labels must have shape {tuple(self.success.shape)}, got {tuple(labels.shape)}")
@@ -169,7 +175,7 @@ class AttackResult:
             tried = torch.stack(
                 [stacked[k][i] for i, k in zip(rows.tolist(), choice[rows].tolist(), strict=True)]
             )
-            said = labels_of(tried).to(labels.device)
+            said = labels_of(tried, rows).to(labels.device)
             accepted = (said == labels[rows]) if targeted else (said != labels[rows])
             adversarial[rows[accepted]] = tried[accepted]
             success[rows[accepted]] = True
