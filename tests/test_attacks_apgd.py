@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from attack_models import inputs, linear, network, other_targets, predicted
+from oracles import apgd as oracle
 
 from rcfast import RegionClassifier
 from rcfast.attacks import APGD, judge
@@ -87,6 +88,39 @@ def test_a_failed_search_against_a_vote_has_gone_up(norm, monkeypatch):
         shift -= margin(model(x[attacked]), labels[attacked], targeted=False)
     assert not result.success.all()
     assert (shift > 0).all()
+
+
+@pytest.mark.parametrize("steps", [20, 60])
+@pytest.mark.parametrize("norm", NORMS)
+def test_follows_the_published_algorithm(norm, steps, monkeypatch):
+    """From the same start, on examples that no success lets leave: the momentum survives a halved step."""
+    inner, x = network(classes=3, seed=3), inputs(6, 12)
+    lead = torch.tensor([20.0, 0.0, 0.0], dtype=torch.float64)  # the first class always wins
+    model = lambda z: lead + inner(3 * z - 1)  # noqa: E731
+    labels = torch.ones(6, dtype=torch.int64)
+    attack = APGD(eps=0.2 if norm > 2 else 0.6, norm=norm, steps=steps, targeted=True)
+    starts, found = [], []
+    start, search = APGD._start, APGD._search
+
+    def starting(*args):
+        state = start(*args)
+        starts.append(state.at.clone())
+        return state
+
+    monkeypatch.setattr(APGD, "_start", starting)
+    monkeypatch.setattr(APGD, "_search", lambda *args: found.append(search(*args)) or found[0])
+    assert not attack(model, x, labels).success.any()
+    for k in range(6):
+        one, label = x[k], labels[k : k + 1]
+        literal = oracle.climb(
+            lambda at, label=label: -torch.nn.functional.cross_entropy(model(at[None]), label),
+            one,
+            starts[0][k],
+            attack.eps,
+            norm,
+            steps,
+        )
+        torch.testing.assert_close(found[0][k], literal, rtol=0, atol=1e-4 * attack.eps)
 
 
 @pytest.mark.parametrize("votes", [False, True])

@@ -6,7 +6,7 @@ from oracles import carlini_wagner as literal
 from torch import nn
 
 import rcfast.data
-from rcfast.attacks import CWL0, CWL2, IGSM, CWLinf
+from rcfast.attacks import CWL0, CWL2, IGSM, CWLinf, _passes
 from rcfast.attacks._climb import Climb
 from rcfast.attacks._cw import Adam, from_tanh, movable, shrink, to_tanh
 from rcfast.attacks._passes import channels_last, searched
@@ -423,6 +423,42 @@ def test_lower_precision_only_where_it_keeps_the_logits():
         assert pair.rough is pair.exact
     with pytest.raises(ValueError, match="precision"):
         CWL2(precision="half")
+
+
+class Misrounded(nn.Module):
+    """Two classes on images; under autocast class 1 comes out too large, by a share of the largest logit."""
+
+    def __init__(self, weight: torch.Tensor, offset: float, error: float):
+        super().__init__()
+        self.weight, self.offset, self.error = nn.Parameter(weight), offset, error
+
+    def forward(self, x):
+        z = (x.flatten(1) * self.weight).sum(1) - self.offset
+        rough = torch.is_autocast_enabled("cpu")
+        return torch.stack([10 - z / 2, 10 + z / 2 + (10 * self.error if rough else 0)], 1)
+
+
+@pytest.mark.parametrize("error", [0.01, 0.1])  # 2.5 and 25 times what bfloat16 may round
+@pytest.mark.parametrize("kind", [CWL2, CWLinf, CWL0])
+def test_a_success_by_rounding_alone_hides_no_other(monkeypatch, kind, error):
+    """A search keeps to the edge of what it believes: what exact logits refute must neither end nor stall it."""
+    generator = torch.Generator().manual_seed(2)
+    weight, x = (
+        torch.randn(256, generator=generator),
+        0.3 + 0.4 * torch.rand(2, 1, 16, 16, generator=generator),
+    )
+    along = x.flatten(1) @ weight
+    model = Misrounded(weight, float(along.max()) + 1.5, error).eval()
+    monkeypatch.setattr(_passes, "_close", lambda exact, rough: True)
+    pair = searched(attacked(model, 2), x, "bfloat16")
+    assert pair.rough is not pair.exact
+    changes = {"c_max": 200.0} if kind is CWL0 else {}
+    found = kind.fast(precision="bfloat16", **changes)(model, x, torch.ones(2, dtype=torch.int64))
+    assert found.success.all()
+    gap = model.offset - along
+    few = torch.tensor([fewest(weight, model.offset, one.flatten()) for one in x])
+    least = {0: few, 2: gap / weight.norm(), float("inf"): gap / weight.abs().sum()}[kind.norm]
+    assert (found.noise.of(kind.norm) <= 1.15 * least + (kind.norm == 0)).all()
 
 
 @pytest.mark.skipif(not has_bfloat16_units(torch.device("cpu")), reason="no bfloat16 units on this processor")

@@ -14,7 +14,17 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from rcfast.attacks._cw import SPAN, TRAVEL, Adam, CarliniWagner, movable, remember, tanh_slope, to_tanh
+from rcfast.attacks._cw import (
+    SPAN,
+    TRAVEL,
+    Adam,
+    CarliniWagner,
+    excess,
+    movable,
+    remember,
+    tanh_slope,
+    to_tanh,
+)
 from rcfast.attacks._passes import Searched
 from rcfast.attacks.base import AttackedModel, check_counts, check_positive, margin, per_row
 
@@ -52,6 +62,9 @@ class Climb(Adam):
     best_c: Tensor  # [R] c at the last success
     steepest: Tensor  # [R] largest squared gradient of f in this attempt
     share: Tensor  # [R] the largest gradient of the constraint in this attempt, relative to that of c·f
+    excess: (
+        Tensor  # [R] by how much rough margins were found to be too large, where exact ones refuted a success
+    )
     hit: Tensor  # [R] bool: the attempt succeeded
     over: Tensor  # [R] bool: the attempt failed
     point: Tensor  # [R,...] where it succeeded
@@ -140,6 +153,7 @@ class ClimbingAttack(CarliniWagner):
             best_c=zero + self.c0,
             steepest=zero.clone(),
             share=zero.clone(),
+            excess=zero.clone(),
             hit=no,
             over=no.clone(),
             point=x.clone(),
@@ -169,13 +183,14 @@ class ClimbingAttack(CarliniWagner):
         logits, slope, grain = pair.towards(adversarial, state.row, state.target)
         slope.div_(per_row(state.unit, slope))
         grain = grain / state.unit
-        lack = self._goal(grain) - margin(logits, state.target, targeted=True) / state.unit
+        lead = margin(logits, state.target, targeted=True) - state.excess
+        lack = self._goal(grain) - lead / state.unit
         hinge = lack.clamp(min=0)
         distance, pull = self._distance(adversarial, state)
         success = self._succeeds(logits, distance, state)
         if pair.rough is not pair.exact:
             success &= lack < grain  # rarely a success by rounding alone
-            self._confirm(pair.exact, state, adversarial, distance, success)
+            self._confirm(pair, state, adversarial, distance, success)
         self._record(state, adversarial, slope, success)
         push = slope * per_row(state.c * (hinge > 0), slope)
         state.steepest = torch.maximum(state.steepest, slope.flatten(1).square().sum(1))
@@ -186,13 +201,21 @@ class ClimbingAttack(CarliniWagner):
         state.over |= (state.clock >= self.iterations) & ~state.hit
 
     def _confirm(
-        self, model: AttackedModel, state: Climb, adversarial: Tensor, distance: Tensor, success: Tensor
+        self, pair: Searched, state: Climb, adversarial: Tensor, distance: Tensor, success: Tensor
     ) -> None:
-        """Takes back successes [R] that are none by exact logits, in place."""
+        """Takes back successes [R] that are none by exact logits, in place.
+
+        A row keeps to the edge of what it believes: it learns by how much that was wrong, or it would stay there.
+        """
         rows = (success & ~(state.hit | state.over)).nonzero().flatten()
+        if not len(rows):
+            return
+        logits = pair.exact.predict(adversarial[rows], state.row[rows])
+        success[rows] = self._succeeds(logits, distance[rows], state.select(rows))
+        rows = rows[~success[rows]]
         if len(rows):
-            logits = model.predict(adversarial[rows], state.row[rows])
-            success[rows] = self._succeeds(logits, distance[rows], state.select(rows))
+            met = excess(pair, adversarial[rows], state.row[rows], state.target[rows])
+            state.excess[rows] = torch.maximum(state.excess[rows], met)
 
     def _slope(self, adversarial: Tensor, state: Climb) -> Tensor:
         """dx/dw [R,...]."""

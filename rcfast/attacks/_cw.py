@@ -79,6 +79,12 @@ def tanh_slope(x: Tensor) -> Tensor:
     return 2 * x * (1 - x)
 
 
+def excess(pair: Searched, point: Tensor, rows: Tensor, targets: Tensor) -> Tensor:
+    """By how much [n] rough margins of the targets are larger than exact ones, at points [n,...]."""
+    rough, exact = (margin(m.predict(point, rows), targets, targeted=True) for m in (pair.rough, pair.exact))
+    return rough - exact
+
+
 SPAN = 4  # looks back over which the pace of a fall is measured
 
 
@@ -157,6 +163,9 @@ class CarliniWagner(Attack):
         """Sets the unit [r] of f in a fresh state, and what follows from the noise [r] needed if f were linear."""
         state.unit, state.pace = unit, self._pace(linear, state.x)
 
+    def _roughly(self, state: Any) -> None:
+        """Makes a fresh state ready for gradients and successes that are rough."""
+
     @abstractmethod
     def _advance(self, pair: Searched, state: Any) -> Tensor:
         """Some iterations, in place; returns which rows [R] are finished."""
@@ -170,6 +179,8 @@ class CarliniWagner(Attack):
 
         def start(rows: Tensor, x: Tensor, labels: Tensor) -> Any:
             state = self._start(rows, x, labels)
+            if pair.rough is not pair.exact:
+                self._roughly(state)
             if self.scaled and len(rows):
                 self._scale(state, *units(pair, x, rows, labels, self.norm))
             return state

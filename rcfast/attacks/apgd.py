@@ -16,11 +16,7 @@ from rcfast.attacks.base import check_counts, check_positive, margin, per_row
 __all__ = ["APGD"]
 
 APGDLoss = Literal["ce", "dlr"]
-FIRST, LESS, LEAST = (
-    0.22,
-    0.03,
-    0.06,
-)  # of the steps: the first interval between two looks, its fall, its least
+FIRST, LESS, LEAST = 22, 3, 6  # % of the steps: the first interval between two looks, its fall, its least
 MOMENTUM = 0.75
 SURE = 64  # points in a row that are fooled: a vote that lost them is lost
 COMPARED = 200  # points on which the last and the best iterate against a vote are compared
@@ -106,7 +102,7 @@ class APGD(SampledAttack):
         state = self._start(vote, x, labels, rows, restart)
         whole = state.select(torch.arange(len(x), device=x.device))  # of all rows: where they leave to
         place = torch.arange(len(x), device=x.device)
-        look, interval = 0, max(int(FIRST * self.steps), 1)
+        looks = [0, *_looks(self.steps)]
         for i in range(self.steps + 1):
             if i > 0:
                 self._move(state, first=i == 1)
@@ -118,10 +114,8 @@ class APGD(SampledAttack):
                 vote.network.progress(1 - len(state) / len(vote.ids))
             if not len(state):
                 break
-            if i - look == interval:
-                self._look(state, interval)
-                look = i
-                interval = max(interval - max(int(LESS * self.steps), 1), max(int(LEAST * self.steps), 1))
+            if i in looks[1:]:
+                self._look(state, i - looks[looks.index(i) - 1])
         whole.put(place, state)
         return self._better(vote, whole), whole.sure
 
@@ -207,7 +201,6 @@ class APGD(SampledAttack):
         halve = (state.rises < self.rho * interval) | stuck
         back = per_row(halve, state.at)
         state.step = torch.where(halve, state.step / 2, state.step)
-        state.before = torch.where(back, state.top, state.before)
         state.at = torch.where(back, state.top, state.at)
         state.grad = torch.where(back, state.top_grad, state.grad)
         state.loss = torch.where(halve, state.top_loss, state.loss)
@@ -227,3 +220,12 @@ class APGD(SampledAttack):
         last = per_row(leads[1] > leads[0], part.at)
         found[rows] = torch.where(last, part.at, part.top)
         return found
+
+
+def _looks(steps: int) -> list[int]:
+    """After which of the steps the step size is looked at, ascending."""
+    found, place, share = [], 0, FIRST
+    while (place := place + share) <= 100:
+        found.append(math.ceil(place * steps / 100))
+        share = max(share - LESS, LEAST)
+    return sorted(set(found))
