@@ -42,7 +42,7 @@ ENOUGH = 0.003  # a search that succeeds and improves the noise by less than thi
 # By how much c·|grad f|²/2, the fall of f at the optimum if f were linear, may fall short: on MNIST, searches that
 # succeeded had up to 4.4 times less at their start.
 SHORT = 10.0
-# With rough gradients the least noisy success is kept for each of three margins: what may be rounding, 4 and 16 times it.
+# With rough gradients the least noisy success is kept for each of three margins: what may be rounding, 4 and 16 times.
 # bfloat16 was wrong by more than the first on half of a ResNet's rows.
 KEPT, APART = 3, 4.0
 
