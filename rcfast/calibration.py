@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from . import regions
 from .classifier import RegionClassifier
-from .hardware import DtypeChoice
+from .hardware import DtypeChoice, automatic_dtype, too_coarse, warn_if_coarse
 from .regions import check_number
 from .running import Model, tensors
 from .sharing import Group
@@ -71,8 +71,9 @@ def learn_length(
     ``rcfast.Gaussian``, ``lambda r: rcfast.Subspace(r, components)``. It is not asked for the size 0, where every
     region is the example itself. Other arguments as for :class:`rcfast.RegionClassifier`.
 
-    The model's accuracy is measured in the same precision as the votes: it is theirs at r = 0. If ``r0`` > 0
-    does not hold, r is 0.0, where it holds by definition, and a RuntimeWarning says so.
+    The model's accuracy is measured in the same precision as the votes: it is theirs at r = 0. ``dtype="auto"`` is one
+    precision for all sizes, float32 where bfloat16 would be too coarse for the smallest: a search in steps of 0.01. If
+    ``r0`` > 0 does not hold, r is 0.0, where it holds by definition, and a RuntimeWarning says so.
 
     Raises TypeError or ValueError, naming the argument and the value.
     """
@@ -88,8 +89,11 @@ def learn_length(
     options |= {"num_classes": num_classes, "chunk": chunk, "dtype": dtype, "group": group}
     classifier = RegionClassifier(model, 0.0, **options)
     family = _checked(region, clip, (step if r0 == 0 else r0), x.shape)
-    check_weights(weights, family(step if r0 == 0 else r0))
-    scorer = _Scorer(classifier, x, y, next((t.device for t in tensors(model)), x.device))
+    smallest = family(step if r0 == 0 else r0)
+    check_weights(weights, smallest)
+    device = next((t.device for t in tensors(model)), x.device)
+    classifier.dtype = _precision(dtype, smallest, x, device)
+    scorer = _Scorer(classifier, x, y, device)
     radii = [round(r0 + k * step, 12) for k in range(math.floor((r_max - r0) / step + 1e-9) + 1)]
     point = scorer.correct([regions.Cube(0.0)], m=1)[0]
     allowed = point - tolerance * len(x) - 1e-9
@@ -159,6 +163,16 @@ class _Scorer:
             if bar is not None:
                 bar.update(len(votes))
         return totals.tolist()
+
+
+def _precision(dtype: DtypeChoice, smallest: regions.Region, x: Tensor, device: torch.device) -> DtypeChoice:
+    """One precision for all sizes, fine enough for the smallest one where it is ``"auto"``."""
+    spread = smallest.spread(x[0].numel())
+    if dtype == "auto":
+        return torch.float32 if too_coarse(torch.bfloat16, spread) else automatic_dtype(device)
+    if isinstance(dtype, torch.dtype) and isinstance(spread, float):
+        warn_if_coarse(dtype, spread, smallest)
+    return dtype
 
 
 def _checked(region: Any, clip: regions.Clip, size: float, shape: torch.Size) -> Family:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from . import ops, regions, rounds
 from . import weights as weighted
 from .engine import Engine, Runner
-from .hardware import DtypeChoice
+from .hardware import DtypeChoice, too_coarse, warn_if_coarse
 from .regions import Region, as_region, check_int, check_number
 from .running import Model, evaluating, tensors
 from .sharing import Group, Sharing
@@ -79,7 +79,8 @@ class RegionClassifier(nn.Module):
     ``chunk``: points per forward pass; by default found by timing (powers of two), once per input shape.
     ``dtype``: precision in which points are drawn and the network runs (float32, float16, bfloat16), on a
     converted copy or under autocast, whichever is faster; ``"auto"``: bfloat16 where the device has units for
-    it, else float32 (:mod:`rcfast.hardware`); None: the model's own.
+    it and the region is large beside its grid (a hypercube from r = 1/16 on; see :meth:`Region.spread`), else float32
+    (:mod:`rcfast.hardware`), which is also what a region with one size for each example gets; None: the model's own.
     ``cuda_graphs``: let passes of a size that keeps coming be replayed as CUDA graphs where the model allows it (see
     :mod:`rcfast.graphs`).
     ``group``: a torch.distributed process group, such as ``torch.distributed.group.WORLD``, whose processes share the
@@ -133,7 +134,7 @@ class RegionClassifier(nn.Module):
         self.chunk = None if chunk is None else check_int("chunk", chunk, 1, MAX_SAMPLES)
         self.dtype = dtype
         self.cuda_graphs = cuda_graphs
-        self._engine = self._new_engine()
+        self._engine = self._new_engine(self.dtype)
 
     @property
     def r(self) -> float | Tensor:
@@ -214,7 +215,7 @@ class RegionClassifier(nn.Module):
         if ids is not None:
             regions.check_device("example_ids", ids, x.device)
         self.region.check(x.shape)
-        engine = self._current_engine()
+        engine = self._current_engine(self._precision(x))
         with engine.lock, evaluating(self.model):
             runner = engine.runner(x.shape[1:], x.device)
             if self.num_classes not in (None, runner.num_classes):
@@ -243,7 +244,7 @@ class RegionClassifier(nn.Module):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self.sharing = Sharing()
-        self._engine = self._new_engine()
+        self._engine = self._new_engine(self.dtype)
 
     def _ids(self, x: Tensor) -> Tensor:
         """Whose random numbers examples ``x`` [B, ...] get where the caller names none: int64 [B]."""
@@ -252,18 +253,25 @@ class RegionClassifier(nn.Module):
     def _point_seed(self) -> int:
         return self.seed if self.seed is not None else int.from_bytes(self._key, "little")
 
-    def _current_engine(self) -> Engine:
+    def _precision(self, x: Tensor) -> DtypeChoice:
+        """``dtype``, but for ``"auto"`` where bfloat16 is too coarse for the region."""
+        spread = self.region.spread(x[:1].numel()) if len(x) else None
+        if self.dtype == "auto":
+            return torch.float32 if too_coarse(torch.bfloat16, spread) else "auto"
+        if isinstance(self.dtype, torch.dtype) and isinstance(spread, float):
+            warn_if_coarse(self.dtype, spread, self.region)
+        return self.dtype
+
+    def _current_engine(self, dtype: DtypeChoice) -> Engine:
         """The engine, made anew if what it was made for has been assigned anew."""
         engine = self._engine
         made_for = (engine.dtype, engine.chunk, engine.cuda_graphs)
-        if engine.model is not self.model or made_for != (self.dtype, self.chunk, self.cuda_graphs):
-            self._engine = engine = self._new_engine()
+        if engine.model is not self.model or made_for != (dtype, self.chunk, self.cuda_graphs):
+            self._engine = engine = self._new_engine(dtype)
         return engine
 
-    def _new_engine(self) -> Engine:
-        return Engine(
-            self.model, self.dtype, self.chunk, cuda_graphs=self.cuda_graphs, decide=self.sharing.first
-        )
+    def _new_engine(self, dtype: DtypeChoice) -> Engine:
+        return Engine(self.model, dtype, self.chunk, cuda_graphs=self.cuda_graphs, decide=self.sharing.first)
 
 
 @dataclass(frozen=True)

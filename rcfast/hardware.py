@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -11,6 +12,9 @@ from typing import Literal
 
 import torch
 
+FEWEST = (
+    32  # values that a coordinate of a point between 0.5 and 1 takes at least, or its precision is too coarse
+)
 DtypeChoice = torch.dtype | Literal["auto"] | None
 
 # oneDNN runs torch's convolutions and products; a limit set for it takes units away. ATEN_CPU_CAPABILITY does not.
@@ -48,6 +52,30 @@ def automatic_dtype(device: torch.device) -> torch.dtype:
     Without units for it bfloat16 is emulated, at a quarter of float32's speed (AVX2, MNIST network).
     """
     return torch.bfloat16 if bfloat16_units(device)[0] else torch.float32
+
+
+def too_coarse(dtype: torch.dtype, spread: float | torch.Tensor | None) -> bool:
+    """Whether points that lie so far from their example (:meth:`rcfast.regions.Region.spread`) want a finer dtype.
+
+    Between 0.5 and 1 neighbouring numbers of bfloat16 are 1/256 apart: at r = 0.01 a coordinate takes some 6 values,
+    and rounding takes it out of the region by up to a fifth of r. Sizes of examples [B] and unknown ones count as
+    small, for what one example gets must not depend on the others.
+    """
+    if dtype in (torch.float32, torch.float64):
+        return False
+    if spread is None or isinstance(spread, torch.Tensor):
+        return True
+    return 0 < 2 * spread < FEWEST * torch.finfo(dtype).eps / 2
+
+
+def warn_if_coarse(dtype: torch.dtype, spread: float, region: object) -> None:
+    if too_coarse(dtype, spread):
+        warnings.warn(
+            f"{dtype} is coarse for {region!r}: coordinates of its points take few values and round to places outside "
+            "it; dtype='auto' draws them in float32",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 def resolve_dtype(dtype: DtypeChoice, device: torch.device) -> torch.dtype | None:

@@ -1,5 +1,7 @@
 """What dtype="auto" means: by the instruction set of the model's device, the same in votes, training and attacks."""
 
+import warnings
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +12,7 @@ from rcfast import RegionClassifier, hardware, info, learn_length, training
 from rcfast.attacks._passes import searched
 from rcfast.attacks.base import AttackedModel
 from rcfast.data import Split
+from rcfast.regions import Cube, Gaussian, L1Ball, L2Ball, Laplace, Region, Sphere, sample
 from rcfast.training import Recipe
 
 CPU = torch.device("cpu")
@@ -112,6 +115,66 @@ def test_a_length_is_learnt_in_what_auto_means(processor: Any) -> None:
     model, x = Watched(), torch.rand(8, 1, 8, 8)
     learn_length(model, x, model(x).argmax(1), step=0.5, r_max=0.5, m=20, dtype="auto")
     assert SEEN[-1] == BF16
+
+
+@pytest.mark.parametrize(
+    ("region", "dtype"),
+    [
+        (Cube(0.01), torch.float32),
+        (Cube(1 / 16), BF16),
+        (Cube(torch.full((8,), 0.3)), torch.float32),  # whoever else is in the batch
+        (Gaussian(0.02), torch.float32),
+        (Gaussian(0.1), BF16),
+        (Sphere(0.2), torch.float32),  # 0.04 a coordinate of 64
+        (Sphere(0.4), BF16),
+    ],
+)
+def test_auto_is_float32_where_bfloat16_is_coarse(processor: Any, region: Region, dtype: torch.dtype) -> None:
+    processor("avx512_bf16")
+    model, x = Watched(), torch.rand(8, 1, 8, 8, generator=torch.Generator().manual_seed(1))
+    votes = RegionClassifier(model, region, m=50, stop=None, dtype="auto", chunk=200).vote(x)
+    assert SEEN[-1] == dtype
+    if dtype == torch.float32:
+        full = RegionClassifier(model, region, m=50, stop=None, dtype=torch.float32, chunk=200)
+        assert torch.equal(votes.counts, full.vote(x).counts)
+
+
+def test_a_search_in_small_steps_is_in_float32(processor: Any) -> None:
+    processor("avx512_bf16")
+    model, x = Watched(), torch.rand(8, 1, 8, 8)
+    learn_length(model, x, model(x).argmax(1), step=0.02, r_max=0.1, m=20, dtype="auto")
+    assert SEEN[-1] == torch.float32
+
+
+@pytest.mark.filterwarnings("always")
+def test_a_dtype_that_is_too_coarse_is_taken_and_said(processor: Any) -> None:
+    processor("avx512_bf16")
+    model, x = Watched(), torch.rand(8, 1, 8, 8)
+    for dtype, r, said in (
+        (BF16, 0.02, 1),
+        (BF16, 0.1, 0),
+        (torch.float16, 0.02, 0),
+        (torch.float16, 0.005, 1),
+    ):
+        with warnings.catch_warnings(record=True) as found:
+            RegionClassifier(model, r, m=20, dtype=dtype, chunk=200).vote(x)
+        assert [w.category for w in found] == [RuntimeWarning] * said
+        assert SEEN[-1] == dtype
+    with pytest.warns(RuntimeWarning, match=r"bfloat16 is coarse for Cube\(r=0.02"):
+        learn_length(model, x, model(x).argmax(1), step=0.02, r_max=0.02, m=20, dtype=BF16)
+
+
+@pytest.mark.parametrize(
+    "region", [Cube(0.4), Gaussian(0.3), Laplace(0.2), L2Ball(1.5), L1Ball(2.0), Sphere(1.5)]
+)
+def test_the_spread_of_a_region_is_what_its_points_show(region: Region) -> None:
+    x = torch.full((1, 30), 0.5)
+    if hasattr(region, "clip"):
+        region = replace(region, clip="clamp" if isinstance(region, Cube) else None)
+    points = sample(x, region, 4000, seed=3)
+    assert float((points - x[:, None]).square().mean().mul(3).sqrt()) == pytest.approx(
+        region.spread(30), rel=0.02
+    )
 
 
 def test_attacks_and_recipes_follow_the_same_rule(processor: Any) -> None:

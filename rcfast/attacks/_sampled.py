@@ -188,7 +188,7 @@ class Sampled:
 def another(voter: RegionClassifier, **changes: Any) -> RegionClassifier:
     """The same vote with some attributes changed, sharing what was found out about the network's speed."""
     twin = copy.copy(voter)
-    twin._engine = voter._current_engine()
+    twin._engine = voter._current_engine(voter._engine.dtype)
     for name, value in changes.items():
         setattr(twin, name, value)
     return twin

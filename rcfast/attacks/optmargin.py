@@ -47,8 +47,9 @@ class OptMargin(SampledAttack):
     f is Carlini and Wagner's hinge, max(Z_y - max_{i≠y} Z_i, 0); the search is that of :class:`CWL2` with all
     points around an example in the place of one, and ends where all of them are fooled. The directions are drawn once
     for each example, by the attack's own addressed randomness; `rms` is the root mean square of a direction's
-    coordinates, so that it is rms·√n long. `clip` keeps the moved points in [0,1]; the original does not. targeted:
-    labels are targets, and the hinge is turned round.
+    coordinates, so that it is rms·√n long. `clip` keeps the moved points in [0,1]; the original does not. scaled:
+    as in CWL2, f in units of its own slope, so that the scale of the logits does not matter; the original is without.
+    targeted: labels are targets, and the hinge is turned round.
 
     Called with a :class:`rcfast.RegionClassifier` it attacks the network, and the vote judges; the region has no part
     in the search.
@@ -70,6 +71,7 @@ class OptMargin(SampledAttack):
     c0: float = 0.2
     rate: float = 1e-2
     clip: bool = False
+    scaled: bool = True
     targeted: bool = False  # type: ignore[misc]
 
     def __post_init__(self) -> None:
@@ -86,10 +88,10 @@ class OptMargin(SampledAttack):
         search = CWL2(
             iterations=self.iterations,
             searches=self.searches,
-            c0=self.c0,
+            c0=self.c0 * (self.directions + 1 if self.scaled else 1),  # a unit is of the sum of so many slopes
             rate=self.rate,
             precision="float32",
-            scaled=False,
+            scaled=self.scaled,
         )
         moves = orthogonal(x, vote.ids, self.directions, seed=key(self.seed, "directions"))
         moves *= self.rms * math.sqrt(x[0].numel())

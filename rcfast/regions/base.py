@@ -47,6 +47,11 @@ class Region(ABC):
         """
         raise ValueError(f"weights = 'distance' needs a region that has a reach, got {self!r}")
 
+    def spread(self, n: int) -> float | Tensor | None:
+        """How far coordinates lie from the example's, for ``n`` of them: √3 times the root mean square, which for a
+        hypercube is its half-width. A number, or float32 [B] where the size is; None where it is not known."""
+        return None
+
     def to(self, device: torch.device) -> Self:
         """The same region with its tensors on ``device``."""
         return self._changed(lambda tensor: tensor.to(device))

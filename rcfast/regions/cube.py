@@ -36,6 +36,9 @@ class Cube(Region):
     def reach(self, n: int) -> float | Tensor:
         return self.r * math.sqrt(n)
 
+    def spread(self, n: int) -> float | Tensor:
+        return self.r
+
     def fill(
         self, out: Tensor, x: Tensor, *, seed: int | Tensor, example_ids: Tensor, first_sample: int
     ) -> None:

@@ -65,6 +65,9 @@ class Gaussian(Additive):
     def reach(self, n: int) -> float | Tensor:
         return 2 * self.sigma * math.sqrt(n)
 
+    def spread(self, n: int) -> float | Tensor:
+        return math.sqrt(3) * self.sigma
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Laplace(Additive):
@@ -85,6 +88,9 @@ class Laplace(Additive):
     def reach(self, n: int) -> float | Tensor:
         return 2 * self.scale * math.sqrt(2 * n)
 
+    def spread(self, n: int) -> float | Tensor:
+        return math.sqrt(6) * self.scale
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class L2Ball(Additive):
@@ -103,6 +109,9 @@ class L2Ball(Additive):
 
     def reach(self, n: int) -> float | Tensor:
         return self.r
+
+    def spread(self, n: int) -> float | Tensor:
+        return self.r * math.sqrt(3 / (n + 2))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -124,6 +133,9 @@ class L1Ball(Additive):
     def reach(self, n: int) -> float | Tensor:
         return self.r
 
+    def spread(self, n: int) -> float | Tensor:
+        return self.r * math.sqrt(6 / ((n + 1) * (n + 2)))
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Sphere(Additive):
@@ -142,3 +154,6 @@ class Sphere(Additive):
         raise ValueError(
             f"weights = 'distance' tells nothing where all points are equally far, as in {self!r}"
         )
+
+    def spread(self, n: int) -> float | Tensor:
+        return self.r * math.sqrt(3 / n)
