@@ -29,7 +29,7 @@ from rcfast.eval.outputs import drawing
 from rcfast.eval.outputs.plot import Panel
 from rcfast.eval.run import loop
 from rcfast.eval.run.config import Config
-from rcfast.eval.run.context import Context
+from rcfast.eval.run.context import Context, Missing
 from rcfast.eval.run.settings import build
 from rcfast.eval.run.store import Part, digest_arrays
 from rcfast.eval.run.unit import Made, Unit
@@ -232,7 +232,12 @@ def renew() -> None:
         before = unpack(Path(old)) if ARCHIVE.exists() else {}
         units = json.loads((Path(old) / "units.json").read_text()) if before else {}
         finish = Renewed(Path(old), units)
-        make(Path(new), finish)
+        try:
+            make(Path(new), finish)
+        except (
+            Missing
+        ):  # attacks kept from before they were observed on the way: the plan sees that once they are there
+            make(Path(new), finish)
         now = given(Path(new))
         ARCHIVE.write_bytes(pack(Path(new), finish.finished))
     print(f"{len(finish.finished)} units, {len(finish.finished.keys() - units)} of them new")

@@ -71,7 +71,7 @@ class OptMargin(SampledAttack):
     c0: float = 0.2
     rate: float = 1e-2
     clip: bool = False
-    scaled: bool = True
+    scaled: bool = False
     targeted: bool = False  # type: ignore[misc]
 
     def __post_init__(self) -> None:
@@ -88,7 +88,8 @@ class OptMargin(SampledAttack):
         search = CWL2(
             iterations=self.iterations,
             searches=self.searches,
-            c0=self.c0 * (self.directions + 1 if self.scaled else 1),  # a unit is of the sum of so many slopes
+            c0=self.c0
+            * (self.directions + 1 if self.scaled else 1),  # a unit is of the sum of so many slopes
             rate=self.rate,
             precision="float32",
             scaled=self.scaled,
