@@ -1,15 +1,18 @@
 """Memory of an evaluation on a folder of photographs at 224×224, against their number.
 
-    python bench/images.py --images 5000 50000 --scratch DIR
+    python bench/images.py --images 50000 --scratch DIR
 
-A fifth of the images are the test set, all others training images; they are crops of the photographs that scikit-learn
-ships, 100 files of 240×240 linked under many names. The command is the user's: decode, train a small network for an
-epoch, evaluate it and a vote on it, write the report. Memory is read every half second from /proc: RssAnon is
-what the process holds of its own, RssFile what it has touched of mapped files, which the system may drop at any
-time. Needs 150 KB of disk an image. Writes a file in bench/results.
+Every image is a JPEG of its own, a random crop of the photographs that scikit-learn and, where it is installed,
+scikit-image ship: 13% training images, of which 5,000 at most search for r, the others the test set, all of which the
+network and the vote label. The command is the user's, the preset `imagenet-first-look`: decode, train a small network
+for an epoch, learn r, attack ten examples, label, write the report. Memory is read every half second from /proc:
+RssAnon is what the process holds of its own, RssFile what it has touched of mapped files, which the system may drop
+at any time; VmHWM of each process, the most that the kernel has seen of both together, is summed over all of them.
+Needs 165 KB of disk an image. Writes a file in bench/results.
 """
 
 import argparse
+import contextlib
 import os
 import shutil
 import subprocess
@@ -25,7 +28,19 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
-FILES, CLASSES, SIDE = 100, 10, 240
+SIDE = 224
+TRAINING = 0.13  # of the images
+SHIPPED = (
+    "astronaut",
+    "brick",
+    "camera",
+    "chelsea",
+    "coffee",
+    "grass",
+    "gravel",
+    "hubble_deep_field",
+    "rocket",
+)
 NETWORK = """import torch
 from torch import nn
 
@@ -33,35 +48,39 @@ from torch import nn
 def make():
     torch.manual_seed(0)
     body = nn.Sequential(nn.Conv2d(3, 8, 8, stride=8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten())
-    return nn.Sequential(body, nn.Linear(128, 10))
+    return nn.Sequential(body, nn.Linear(128, CLASSES))
 """
 SETTINGS = (
-    "data.size=224",
+    "data.validation={validation}",
+    "data.test={test}",
     "model.train=true",
     "train.point.epochs=1",
-    'defences=["point","region"]',
-    "length.r=0.01",
-    "length.curve_max=0",
-    "length.r_max=0.01",
-    "length.m=1",
-    "vote.m=1",
-    "vote.seeds=[0]",
-    "vote.chunk=32",
-    "protocol.examples=10",
+    'attacks.names=["T-FGSM"]',
 )
 
 
-def make_folder(root: Path, count: int) -> None:
-    """`count` images in ImageFolder layout."""
-    photographs, rng = load_sample_images().images, np.random.default_rng(0)
-    for k in range(FILES):
-        photo = photographs[k % 2]
-        top, left = (int(rng.integers(0, size - SIDE)) for size in photo.shape[:2])
-        Image.fromarray(photo[top : top + SIDE, left : left + SIDE]).save(root / f"{k}.jpg", quality=92)
+def photographs() -> list[np.ndarray]:
+    """Colour photographs [H,W,3] uint8."""
+    found = list(load_sample_images().images)
+    with contextlib.suppress(ImportError):
+        from skimage import data
+
+        found += [np.atleast_3d(getattr(data, name)()) for name in SHIPPED]
+    return [np.broadcast_to(photo, (*photo.shape[:2], 3)) for photo in found]
+
+
+def make_folder(root: Path, count: int) -> tuple[int, int]:
+    """`count` images in ImageFolder layout, a class a photograph; how many are for training, and for the test."""
+    photos, rng = photographs(), np.random.default_rng(0)
+    training = round(TRAINING * count)
     for k in range(count):
-        folder = root / "photos" / ("val" if k % 5 == 4 else "train") / f"class{k // 5 % CLASSES}"
+        label = k % len(photos)
+        top, left = (int(rng.integers(0, size - SIDE + 1)) for size in photos[label].shape[:2])
+        crop = photos[label][top : top + SIDE, left : left + SIDE]
+        folder = root / "photos" / ("train" if k < training else "val") / f"class{label:02}"
         folder.mkdir(parents=True, exist_ok=True)
-        os.link(root / f"{k % FILES}.jpg", folder / f"{k:06}.jpg")
+        Image.fromarray(np.ascontiguousarray(crop)).save(folder / f"{k:06}.jpg", quality=60)
+    return training, count - training
 
 
 def tree(pid: int) -> list[int]:
@@ -80,41 +99,45 @@ def resident(pid: int, kind: str) -> int:
 
 
 def measure(count: int, scratch: Path) -> dict[str, Any]:
-    """Peaks over the run, bytes, of the process and of it with its workers."""
+    """Peaks over the run, bytes: of the process, of it with its workers, and the sum of every process's own peak."""
     with tempfile.TemporaryDirectory(dir=scratch) as name:
         root = Path(name)
-        make_folder(root, count)
-        (root / "small.py").write_text(NETWORK)
-        words = [word for setting in SETTINGS for word in ("--set", setting)]
-        command = [
-            sys.executable,
-            "-m",
-            "rcfast.eval",
-            "--dataset",
-            "photos",
-            "--model",
-            "small:make",
-            "--quiet",
-        ]
-        paths = [str(root), str(Path(__file__).resolve().parent.parent)]
+        training, test = make_folder(root, count)
+        classes = len(list((root / "photos" / "val").iterdir()))
+        (root / "small.py").write_text(NETWORK.replace("CLASSES", str(classes)))
+        validation = min(5000, training // 2)
+        settings = [setting.replace("{test}", str(test)) for setting in SETTINGS]
+        settings = [setting.replace("{validation}", str(validation)) for setting in settings]
+        words = ["--dataset", "photos", "--model", "small:make", "--quiet"]
+        words += [word for setting in settings for word in ("--set", setting)]
         environment = {
             **os.environ,
             "XDG_CACHE_HOME": str(root / "cache"),
-            "PYTHONPATH": os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")]),
+            "PYTHONPATH": os.pathsep.join(
+                [str(root), str(Path(__file__).resolve().parent.parent), os.environ.get("PYTHONPATH", "")]
+            ),
         }
-        start, peak = time.perf_counter(), {"own": 0, "with workers": 0, "mapped": 0}
-        run = subprocess.Popen([*command, "--only", "table2,table3", *words], cwd=root, env=environment)
+        command = [sys.executable, "-m", "rcfast.eval", "--preset", "imagenet-first-look", *words]
+        start, peaks, most = time.perf_counter(), {"own": 0, "with workers": 0, "mapped": 0}, {}
+        run = subprocess.Popen(command, cwd=root, env=environment)
         while run.poll() is None:
-            try:
-                own = [resident(pid, "RssAnon") for pid in tree(run.pid)]
+            with contextlib.suppress(OSError, ValueError):  # one of them has just ended
+                pids = tree(run.pid)
+                own = [resident(pid, "RssAnon") for pid in pids]
+                most |= {pid: max(most.get(pid, 0), resident(pid, "VmHWM")) for pid in pids}
                 now = {"own": own[0], "with workers": sum(own), "mapped": resident(run.pid, "RssFile")}
-                peak = {key: max(peak[key], now[key]) for key in peak}
-            except (OSError, ValueError):  # one of them has just ended
-                pass
+                peaks = {key: max(peaks[key], now[key]) for key in peaks}
             time.sleep(0.5)
         if run.returncode:
             sys.exit(f"rcfast.eval ended with code {run.returncode}")
-        return {"images": count, "seconds": round(time.perf_counter() - start), "peak_bytes": peak}
+        said = " ".join(f"--set {setting}" for setting in settings)
+        return {
+            "images": count,
+            "settings": said,
+            "processes": len(most),
+            "seconds": round(time.perf_counter() - start),
+            "peak_bytes": {**peaks, "sum of VmHWM": sum(most.values())},
+        }
 
 
 def main() -> None:
@@ -125,7 +148,7 @@ def main() -> None:
     options.add_argument("--scratch", type=Path, default=Path(tempfile.gettempdir()))
     given = options.parse_args()
     for count in given.images:
-        need, free = 151_000 * count, shutil.disk_usage(given.scratch).free
+        need, free = 165_000 * count, shutil.disk_usage(given.scratch).free
         if need > free:
             sys.exit(
                 f"--scratch {given.scratch}: {count} images need {need / 1e9:.1f} GB, {free / 1e9:.1f} are free"

@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from . import regions
 from .classifier import RegionClassifier
+from .data.images import Images, rows_in_memory
 from .hardware import DtypeChoice, automatic_dtype, too_coarse, warn_if_coarse
 from .regions import check_number
 from .running import Model, tensors
@@ -38,7 +39,7 @@ class LengthSearch:
 
 def learn_length(
     model: Model,
-    x: Tensor,
+    x: Tensor | Images,
     y: Tensor,
     *,
     r0: float = 0.0,
@@ -61,8 +62,9 @@ def learn_length(
 ) -> LengthSearch:
     """Algorithm 1: raise the size r from ``r0`` by ``step`` while the votes are as accurate as the model.
 
-    ``x`` [N, ...] float32 in [0,1] with labels ``y`` [N] int64, N >= 1, on any device. ``tolerance``:
-    accuracy that may be lost (0: the paper's loop). ``r_max``: where the search ends at the latest.
+    ``x`` [N, ...] float32 in [0,1] with labels ``y`` [N] int64, N >= 1, on any device; images that lie on disk
+    (:class:`rcfast.data.Images`) are read as they are voted on, never all at once. ``tolerance``: accuracy that may be
+    lost (0: the paper's loop). ``r_max``: where the search ends at the latest.
     ``curve``: score every length up to ``r_max``, as a figure wants it; r is the same. ``stop="exact"`` gives
     the accuracies of all m votes; ``"sequential"`` is some 30 times faster and agrees with it but for near
     ties. Every length uses the same random numbers, scaled: the curve is smooth.
@@ -77,7 +79,8 @@ def learn_length(
 
     Raises TypeError or ValueError, naming the argument and the value.
     """
-    x = regions.check_examples(x)
+    if not isinstance(x, Images):  # which are 8-bit, and so in range
+        x = regions.check_examples(x)
     if len(x) == 0:
         raise ValueError("x must hold at least one example, got none")
     y = _check_labels(y, len(x))
@@ -97,7 +100,7 @@ def learn_length(
     radii = [round(r0 + k * step, 12) for k in range(math.floor((r_max - r0) / step + 1e-9) + 1)]
     point = scorer.correct([regions.Cube(0.0)], m=1)[0]
     allowed = point - tolerance * len(x) - 1e-9
-    together = max(1, BLOCK // len(x))
+    together = max(1, scorer.block // len(x))
     correct = [point] if r0 == 0 else []  # at r = 0 all points are the example itself
     with tqdm(total=len(radii) * len(x), desc="learn length", unit="example", disable=not progress) as bar:
         bar.update(len(correct) * len(x))
@@ -129,9 +132,14 @@ class _Scorer:
     """Counts correct votes at several lengths, each example with the same random numbers at all of them."""
 
     classifier: RegionClassifier
-    x: Tensor
+    x: Tensor | Images
     y: Tensor
     device: torch.device
+
+    @property
+    def block(self) -> int:
+        """Pairs of example and length voted on in one call."""
+        return rows_in_memory(self.x.shape[1:], BLOCK)
 
     def correct(self, each: list[regions.Region], *, m: int | None = None, bar: Any = None) -> list[int]:
         """The number of correct labels in each of the regions.
@@ -147,17 +155,16 @@ class _Scorer:
     def _correct(self, region: regions.Region, sizes: Any, m: int | None, bar: Any) -> list[int]:
         copies = len(sizes) if sizes else 1
         totals = torch.zeros(copies, dtype=torch.int64)
-        for start in range(0, len(self.x), BLOCK):
-            x = self.x[start : start + BLOCK].to(self.device)
-            y = self.y[start : start + BLOCK].to(self.device)
+        for start in range(0, len(self.x), self.block):
+            x = self.x[start : start + self.block].to(self.device)
+            y = self.y[start : start + self.block].to(self.device)
             self.classifier.region = region
             if sizes:
                 lengths = torch.tensor(sizes, dtype=torch.float32, device=self.device)
                 self.classifier.region = region.resized(lengths.repeat_interleave(len(x)))
             ids = regions.content_ids(x)
-            votes = self.classifier.vote(
-                x.repeat(copies, *[1] * (x.ndim - 1)), example_ids=ids.repeat(copies), m=m
-            )
+            pairs = x.repeat(copies, *[1] * (x.ndim - 1)) if copies > 1 else x
+            votes = self.classifier.vote(pairs, example_ids=ids.repeat(copies), m=m)
             _check_range(y, votes.counts.shape[1], start)
             totals += (votes.label.view(copies, -1) == y).sum(1).cpu()
             if bar is not None:

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torchvision.transforms._presets import ImageClassification
 
-from rcfast import data, decoding
+from rcfast import data, decoding, learn_length
 from rcfast.data import folder, images
 from rcfast.decoding import Preparation
 
@@ -289,3 +289,45 @@ def test_a_table_that_is_no_data_set(tmp_path: Path) -> None:
     parquet.write_table(pa.Table.from_pylist(broken), tmp_path / "bad.parquet")
     with pytest.raises(ValueError, match=r"bad.parquet, row 7: cannot be decoded"):
         data.load(tmp_path / "bad.parquet")
+
+
+# ---- never the whole set in memory
+
+
+@pytest.fixture
+def read(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many rows each reading took."""
+    rows: list[int] = []
+    whole = data.Images.__getitem__
+
+    def counted(self: data.Images, index: Any) -> torch.Tensor:
+        found = whole(self, index)
+        rows.append(1 if isinstance(index, int) else len(found))
+        return found
+
+    monkeypatch.setattr(data.Images, "__getitem__", counted)
+    return rows
+
+
+def test_the_search_for_r_reads_images_as_it_votes_on_them(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, read: list[int]
+) -> None:
+    torch.manual_seed(0)
+    split = data.load(photos).train
+    model = torch.nn.Sequential(torch.nn.AvgPool2d(8), torch.nn.Flatten(), torch.nn.Linear(108, 4)).eval()
+    y = model(split.x[:]).argmax(1)
+    options: dict[str, Any] = {"m": 20, "step": 0.1, "r_max": 0.4, "curve": True}
+    expected = learn_length(model, split.x[:], y, **options)
+    monkeypatch.setattr(images, "READ", 6 * 4 * 3 * 48 * 48)  # six images
+    read.clear()
+    assert learn_length(model, split.x, y, **options) == expected
+    assert sum(read) >= len(split)
+    assert max(read) <= 6
+    assert min(expected.accuracy) < 1  # lengths at which accuracy is lost were among them
+
+
+def test_a_split_on_a_device_is_read_to_it(photos: Path) -> None:
+    split = data.load(photos).test.to("meta")
+    assert isinstance(split.x, data.Images)
+    assert (split.x.device.type, split.x[:2].device.type, split.y.device.type) == ("meta", "meta", "meta")
+    assert split.x.take(np.array([1])).device.type == "meta"

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from ..decoding import DIGEST, Part, Preparation, in_processes, rows_of_a_part, write
 from ..files import write_atomically
 
+READ = 128 << 20  # bytes of float32 images that are read together
 VERSION = 1  # of what is kept: raised when equal sources would be decoded into other pixels
 
 
@@ -29,13 +30,20 @@ class Images:
     """Examples [N,C,H,W] float32 in [0,1] that lie on disk as 8-bit arrays: what `Split.x` may be instead of a tensor.
 
     An index, a slice or a tensor of indices reads these rows as a tensor; `split` reads them piece by piece. `rows`
-    [N] int64 picks and orders; `files` hold the images one after the other, `digests` [all, 32] a SHA-256 of each.
+    [N] int64 picks and orders; `files` hold the images one after the other, `digests` [all, 32] a SHA-256 of each;
+    `device`: where the tensors are.
     """
 
-    dtype, device, ndim = torch.float32, torch.device("cpu"), 4
+    dtype, ndim = torch.float32, 4
 
-    def __init__(self, files: Sequence[np.ndarray], digests: np.ndarray, rows: np.ndarray) -> None:
-        self._files, self._digests, self._rows = files, digests, rows
+    def __init__(
+        self,
+        files: Sequence[np.ndarray],
+        digests: np.ndarray,
+        rows: np.ndarray,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self._files, self._digests, self._rows, self.device = files, digests, rows, torch.device(device)
         self._starts = np.cumsum([0, *(len(file) for file in files)])
         self.shape = torch.Size([len(rows), *files[0].shape[1:]])
 
@@ -52,11 +60,15 @@ class Images:
             mine = np.flatnonzero(file == k)
             pixels = np.ascontiguousarray(self._files[k][rows[mine] - self._starts[k]])
             out[torch.from_numpy(mine)] = torch.from_numpy(pixels).to(torch.float32).div_(255)
-        return out
+        return out.to(self.device)
 
     def take(self, index: np.ndarray) -> Images:
         """The images at these places, still on disk."""
-        return Images(self._files, self._digests, self._rows[index])
+        return Images(self._files, self._digests, self._rows[index], self.device)
+
+    def read_to(self, device: torch.device | str) -> Images:
+        """The same images, still on disk, read to a device."""
+        return Images(self._files, self._digests, self._rows, device)
 
     def split(self, size: int) -> Iterator[Tensor]:
         """All rows as tensors of at most `size`, as torch.Tensor.split."""
@@ -148,3 +160,8 @@ def cache_root() -> Path:
     cache = os.environ.get("XDG_CACHE_HOME", "")
     # The XDG specification: a relative path in the variable is to be ignored.
     return (Path(cache) if os.path.isabs(cache) else Path.home() / ".cache") / "rcfast"
+
+
+def rows_in_memory(shape: Sequence[int], most: int) -> int:
+    """How many examples of this shape (C,H,W) are read and voted on together: at most `most`, and 128 MB of them."""
+    return max(1, min(most, READ // (4 * math.prod(shape))))

@@ -42,12 +42,13 @@ class Split:
         return len(self.y)
 
     def to(self, device: torch.device | str) -> Split:
-        """The split on a device; images that lie on disk stay there."""
-        return Split(self.x if isinstance(self.x, Images) else self.x.to(device), self.y.to(device))
+        """The split on a device; images that lie on disk stay there, and are read to it."""
+        x = self.x.read_to(device) if isinstance(self.x, Images) else self.x.to(device)
+        return Split(x, self.y.to(device))
 
     def take(self, index: Tensor) -> Split:
         """The examples at the indices [n] int64, in their order."""
-        x = self.x.take(index.numpy()) if isinstance(self.x, Images) else self.x[index]
+        x = self.x.take(index.cpu().numpy()) if isinstance(self.x, Images) else self.x[index]
         return Split(x, self.y[index])
 
     @cached_property

@@ -156,12 +156,13 @@ class LearntSize(Unit):
     def compute(self, ctx: Context) -> Made:
         own, vote, make = ctx.config.length, ctx.config.vote, family(ctx, self.spec)
         rows = torch.from_numpy(np.sort(shuffled(len(ctx.dataset.validation), 0)[: self._count(ctx)]))
+        validation = ctx.dataset.validation.take(rows).to(ctx.device)
         weights: Weights = parse(self.spec)[1]
         with explained(str(self)):
             found = learn_length(
                 network(ctx, "point").voter(vote.dtype),
-                ctx.dataset.validation.x[rows].to(ctx.device),
-                ctx.dataset.validation.y[rows].to(ctx.device),
+                validation.x,
+                validation.y,
                 region=make,
                 weights=weights,
                 step=own.step,

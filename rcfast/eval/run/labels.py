@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from rcfast.data.images import rows_in_memory
 from rcfast.eval.run.attack import Adversarial, adapted, digest_examples
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Measured
@@ -19,7 +20,7 @@ from rcfast.eval.run.versions import LABELS
 if TYPE_CHECKING:
     from rcfast.eval.run.pace import Pace
 
-BENIGN_BLOCK = 2000
+BENIGN_BLOCK = 2000  # images at most, less where they are large
 
 
 class Labels(Unit):
@@ -133,10 +134,10 @@ class CleanLabels(Labels):
 
 def benign(ctx: Context, own: Measured) -> Iterator[BenignLabels]:
     """Yield the labelling of the test set by a defence, for every vote seed."""
-    count = len(ctx.dataset.test)
+    count, block = len(ctx.dataset.test), rows_in_memory(ctx.dataset.shape, BENIGN_BLOCK)
     for seed in own.seeds:
-        for start in range(0, count, BENIGN_BLOCK):
-            yield BenignLabels(own.name, seed, start, min(start + BENIGN_BLOCK, count))
+        for start in range(0, count, block):
+            yield BenignLabels(own.name, seed, start, min(start + block, count))
 
 
 def adversarial(

@@ -118,12 +118,13 @@ def _curve(found: LengthSearch) -> Arrays:
 
 def search(ctx: Context, **radii: Any) -> LengthSearch:
     """Run Algorithm 1 with the settings of the run."""
-    own, vote, validation = ctx.config.length, ctx.config.vote, ctx.dataset.validation
+    own, vote = ctx.config.length, ctx.config.vote
+    validation = ctx.dataset.validation.to(ctx.device)  # images on disk stay there
     with explained("the search for r"):
         return learn_length(
             network(ctx, "point").voter(vote.dtype),
-            validation.x.to(ctx.device),
-            validation.y.to(ctx.device),
+            validation.x,
+            validation.y,
             m=own.m,
             tolerance=own.tolerance,
             stop=None if own.stop == "none" else own.stop,
