@@ -5,9 +5,10 @@
 Every image is a JPEG of its own, a random crop of the photographs that scikit-learn and, where it is installed,
 scikit-image ship: 13% training images, of which 5,000 at most search for r, the others the test set, all of which the
 network and the vote label. The command is the user's, the preset `imagenet-first-look`: decode, train a small network
-for an epoch, learn r, attack ten examples, label, write the report. Memory is read every half second from /proc:
-RssAnon is what the process holds of its own, RssFile what it has touched of mapped files, which the system may drop
-at any time; VmHWM of each process, the most that the kernel has seen of both together, is summed over all of them.
+for an epoch, learn r, attack four examples, briefly, label, write the report. Memory is read every half second from
+/proc: anonymous pages are what the process holds of its own (RssAnon), and with its workers, shared pages counted once
+(Pss_Anon); RssFile is what it has touched of mapped files, which the system may drop at any time. VmHWM, the most that
+the kernel has seen of all of it, is summed over all processes that ever were, shared pages counted each time.
 Needs 165 KB of disk an image. Writes a file in bench/results.
 """
 
@@ -55,7 +56,14 @@ SETTINGS = (
     "data.test={test}",
     "model.train=true",
     "train.point.epochs=1",
+    "length.r_max=0.06",
+    "length.curve_max=0",
+    "vote.seeds=[0]",
+    "protocol.examples=4",
+    "protocol.targets=1",
+    "checks.examples=1",
     'attacks.names=["T-FGSM"]',
+    "attacks.settings.T-RegionCW={steps=8, points=4, votes=24}",
 )
 
 
@@ -92,7 +100,8 @@ def tree(pid: int) -> list[int]:
 
 
 def resident(pid: int, kind: str) -> int:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+    file = "smaps_rollup" if kind.startswith("Pss") else "status"
+    for line in Path(f"/proc/{pid}/{file}").read_text().splitlines():
         if line.startswith(f"{kind}:"):
             return int(line.split()[1]) * 1024
     return 0
@@ -123,9 +132,9 @@ def measure(count: int, scratch: Path) -> dict[str, Any]:
         while run.poll() is None:
             with contextlib.suppress(OSError, ValueError):  # one of them has just ended
                 pids = tree(run.pid)
-                own = [resident(pid, "RssAnon") for pid in pids]
+                own, all_of_it = resident(run.pid, "RssAnon"), sum(resident(pid, "Pss_Anon") for pid in pids)
                 most |= {pid: max(most.get(pid, 0), resident(pid, "VmHWM")) for pid in pids}
-                now = {"own": own[0], "with workers": sum(own), "mapped": resident(run.pid, "RssFile")}
+                now = {"own": own, "with workers": all_of_it, "mapped": resident(run.pid, "RssFile")}
                 peaks = {key: max(peaks[key], now[key]) for key in peaks}
             time.sleep(0.5)
         if run.returncode:
