@@ -326,6 +326,17 @@ def test_the_search_for_r_reads_images_as_it_votes_on_them(
     assert min(expected.accuracy) < 1  # lengths at which accuracy is lost were among them
 
 
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="asks Linux what is resident")
+def test_what_was_read_of_a_mapped_file_is_let_go(tmp_path: Path) -> None:
+    np.save(tmp_path / "part.npy", np.random.default_rng(0).integers(0, 256, (200, 3, 64, 64), np.uint8))
+    mapped = np.load(tmp_path / "part.npy", mmap_mode="r")
+    x = data.Images([mapped], np.zeros((200, 32), np.uint8), np.arange(200))
+    assert torch.equal(x[:].mul(255).round().byte(), torch.from_numpy(np.array(mapped)))
+    assert x[torch.tensor([5, 190, 5])].shape == (3, 3, 64, 64)
+    told = Path("/proc/self/smaps").read_text().split(str(tmp_path / "part.npy"))[1]
+    assert int(told.split("Rss:")[1].split()[0]) < 200  # KB, of 2,400
+
+
 def test_a_split_on_a_device_is_read_to_it(photos: Path) -> None:
     split = data.load(photos).test.to("meta")
     assert isinstance(split.x, data.Images)

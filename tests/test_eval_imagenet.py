@@ -8,6 +8,7 @@ import pytest
 import torch
 import torchvision
 
+from rcfast.data import Images
 from rcfast.eval import cli
 
 SMALL = [
@@ -42,6 +43,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *words: str) -> dict:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.delattr(Images, "to")  # nobody asks for all of them
     settings = [word for setting in SMALL for word in ("--set", setting)]
     command = ["--preset", "imagenet-first-look", *words, *settings, "--out", "out", "--quiet"]
     assert cli.main(command) == cli.DONE

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import gc
+import warnings
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
 from rcfast import RegionClassifier, data, running, training
-from rcfast.attacks import DeepFool, Untargeted, get
+from rcfast.attacks import CWL0, CWL2, CWLinf, DeepFool, RegionCW, Untargeted, get
 from rcfast.data import Split
 
 DIGITS = data.load("digits")
@@ -267,6 +268,54 @@ def test_modules_behind_a_callable_are_run_in_evaluation_mode(hide: Any) -> None
         assert torch.equal(votes.counts, RegionClassifier(HIDDEN, 0.1, m=20).vote(X).counts)
 
 
+class Slots:
+    __slots__ = ("net",)
+
+    def __init__(self, net: nn.Module) -> None:
+        self.net = net
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+def test_modules_in_training_mode_that_cannot_be_found_are_told() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
+    uses = (
+        lambda model: RegionClassifier(model, 0.1, m=20).vote(X),
+        lambda model: training.evaluate(model, Split(X, Y)),
+    )
+    for use in uses:
+        net.train()
+        with pytest.warns(
+            RuntimeWarning, match=r"in training mode \(BatchNorm1d, Flatten, Linear, .*call .eval\(\)"
+        ):
+            use(Slots(net))
+        net.eval()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            use(Slots(net))
+
+
+class Stubborn(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Linear(64, 10)
+
+    def train(self, mode: bool = True) -> nn.Module:
+        raise RuntimeError("this module has one mode")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x.flatten(1))
+
+
+def test_a_module_that_refuses_to_change_its_mode_runs_as_it_is() -> None:
+    model = Stubborn()
+    labels = model(X).argmax(1)
+    assert training.evaluate(model, Split(X, labels)).correct == 8
+    assert torch.equal(RegionClassifier(model, 0.0, m=1).predict(X), labels)
+    assert DeepFool()(model, X, labels).success.all()
+
+
 def test_modules_are_not_kept_alive() -> None:
     gc.collect()
     net = dense()
@@ -384,6 +433,14 @@ def test_a_users_own_error_is_not_explained_away() -> None:
         training.evaluate(broken, Split(X, Y))
 
 
+def test_an_answer_of_nan_is_no_label() -> None:
+    net = dense()
+    broken = lambda x: net(x).masked_fill((x.flatten(1) > 0.9).any(1)[:, None], torch.nan)  # noqa: E731
+    first = int((X.flatten(1) > 0.9).any(1).nonzero()[0])
+    with pytest.raises(ValueError, match=rf"logits without NaN, got NaN for example {first} of 8"):
+        training.evaluate(broken, Split(X, Y))
+
+
 # ---- models that answer differently each time
 
 
@@ -439,6 +496,30 @@ def test_attacks_run_on_what_models_are_there(attack: Any, name: str) -> None:
     with running.evaluating(model):
         judged = running.plain(model)(result.adversarial).argmax(1)
     assert torch.equal((judged == (said + 1) % 10) if attack.targeted else (judged != said), result.success)
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        DeepFool(),
+        CWL2.fast(iterations=60, searches=2),
+        CWL0.fast(iterations=60),
+        CWLinf.fast(iterations=60),
+        RegionCW.fast(steps=6, points=4, votes=20),
+    ],
+    ids=lambda attack: type(attack).__name__,
+)
+def test_a_float64_network_is_attacked_as_its_float32_twin_is(attack: Any) -> None:
+    found = []
+    for dtype in (torch.float32, torch.float64):
+        model = dense().to(dtype)
+        said = model(X.to(dtype)).argmax(1)
+        attacked = RegionClassifier(model, 0.05, m=20) if isinstance(attack, RegionCW) else model
+        found.append(attack(attacked, X, (said + 1) % 10 if attack.targeted else said))
+    one, other = found
+    assert one.success.sum() >= 4
+    assert torch.equal(other.success, one.success)
+    torch.testing.assert_close(other.noise.of(attack.norm), one.noise.of(attack.norm), rtol=0.1, atol=0.01)
 
 
 def test_convolutions_run_in_channels_last_where_that_changes_nothing() -> None:

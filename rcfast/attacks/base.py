@@ -139,6 +139,8 @@ class AttackedModel:
         """Logits [n,L] of x [n,...]; keeps the graph if x requires a gradient and gradients are enabled."""
         self.queries.index_add_(0, rows, torch.ones_like(rows))
         logits = self.model(x)
+        if logits.dtype == torch.float64 != x.dtype:
+            logits = logits.to(torch.float32)  # the points are no finer, and searches compute as x does
         for observer in observers:
             observer(x, logits, rows if self.examples is None else self.examples[rows])
         return logits

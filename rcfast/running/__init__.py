@@ -17,7 +17,7 @@ from .modules import (
     tensors,
     unwrapped,
 )
-from .outputs import alike, logits_of
+from .outputs import alike, labels_of, logits_of
 from .plain import TRIED, UNFIT, Needs, Plain, check_initialised, eager, noise, plain, warn_of_randomness
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
     "floating_dtype",
     "in_evaluation",
     "in_training",
+    "labels_of",
     "logits_of",
     "mode",
     "modules",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import threading
 import types
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_forward_pre_hook
 
 Model = Callable[[Tensor], Any]
 DEPTH, LOOKED_AT = (
@@ -163,8 +165,25 @@ def mode(model: Any, training: bool) -> Iterator[None]:
 
 
 def _switch(module: nn.Module, training: bool) -> None:
-    with suppress(NotImplementedError, AttributeError):
+    with suppress(NotImplementedError, AttributeError, RuntimeError):
         module.train(training)
+
+
+@contextmanager
+def unseen_in_training(model: Any) -> Iterator[set[str]]:
+    """Kinds of modules that run in training mode inside and are none of those that :func:`modules` finds."""
+    known, thread = set(modules(model)), threading.get_ident()
+    found: set[str] = set()
+
+    def look(module: nn.Module, args: Any) -> None:
+        if getattr(module, "training", False) and module not in known and threading.get_ident() == thread:
+            found.add(type(module).__name__)
+
+    handle = register_module_forward_pre_hook(look)
+    try:
+        yield found
+    finally:
+        handle.remove()
 
 
 def in_evaluation(model: Any) -> Any:

@@ -31,6 +31,15 @@ def logits_of(out: Any, rows: int) -> Tensor:
     return out
 
 
+def labels_of(logits: Tensor) -> Tensor:
+    """The labels [n] of logits [n, L], the lowest of those that tie. Raises ValueError for NaN, which has no place."""
+    said = logits.argmax(1)
+    if bool(logits.gather(1, said[:, None]).isnan().any()):  # NaN counts as the greatest
+        row = int(logits.isnan().any(1).nonzero()[0])
+        raise ValueError(f"model must return logits without NaN, got NaN for example {row} of {len(logits)}")
+    return said
+
+
 def _field(out: Any) -> Tensor:
     if isinstance(out, Mapping):
         named = {f"[{key!r}]": value for key, value in out.items()}

@@ -12,7 +12,16 @@ from torch.nn.parameter import is_lazy
 
 from rcfast.fused import fused
 
-from .modules import Model, Wrapper, evaluating, floating_dtype, modules, tensors, unwrapped
+from .modules import (
+    Model,
+    Wrapper,
+    evaluating,
+    floating_dtype,
+    modules,
+    tensors,
+    unseen_in_training,
+    unwrapped,
+)
 from .outputs import alike, logits_of
 
 TRIED = 4  # rows on which a model is tried
@@ -149,13 +158,15 @@ def _find_out(model: Model, sample: Tensor) -> Needs:
         tried = clean.clone()
         version = tried._version
         try:
-            out = function(tried)
+            with unseen_in_training(model) as unseen:
+                out = function(tried)
         except torch.OutOfMemoryError:
             raise
         except UNFIT as failure:
             error = error or unfit(failure, sample.shape[1:], dtype)
             error.__cause__ = error.__cause__ or failure
             continue
+        _warn_of_training(unseen)
         logits = logits_of(out, len(sample))
         copies = tried._version != version or not torch.equal(tried, clean)
         again = logits_of(function(clean.clone()), len(sample))
@@ -163,6 +174,17 @@ def _find_out(model: Model, sample: Tensor) -> Needs:
         return Needs(dtype, last, copies, alike(logits, again), logits.shape[1])
     assert error is not None
     raise error
+
+
+def _warn_of_training(kinds: set[str]) -> None:
+    """Warns of modules behind a callable that nobody can put into evaluation mode but the user."""
+    if kinds:
+        warnings.warn(
+            f"model runs modules in training mode ({', '.join(sorted(kinds))}) that cannot be found in it: answers "
+            "depend on the batch, and statistics change; call .eval() on them first",
+            RuntimeWarning,
+            stacklevel=4,
+        )
 
 
 # ---- memory format

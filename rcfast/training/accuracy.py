@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from ..data import Split
-from ..running import device_of, evaluating, plain, warn_of_randomness
+from ..running import device_of, evaluating, labels_of, plain, warn_of_randomness
 from .checks import check_labels, check_split
 
 
@@ -34,7 +34,7 @@ def evaluate(model: Callable[[Tensor], Any], split: Split, batch_size: int = 500
         precision, on copies of the examples, and its mode is left as found. Batches are moved to its device.
 
     Raises TypeError or ValueError for what is no model, a split whose examples are not float32 in [0,1] with
-    labels int64 [N] from 0 to L−1, batch_size < 1, or an output that is not [B,L].
+    labels int64 [N] from 0 to L−1, batch_size < 1, or an output that is not [B,L] or holds NaN.
     """
     if not callable(model):
         raise TypeError(f"model must be a module or a callable, got {type(model).__name__}")
@@ -53,5 +53,5 @@ def evaluate(model: Callable[[Tensor], Any], split: Split, batch_size: int = 500
     with evaluating(model):
         for x, y in zip(split.x.split(batch_size), split.y.split(batch_size), strict=True):
             scores = run(x.to(device, copy=True))
-            correct += int((scores.argmax(1) == y.to(scores.device)).sum())
+            correct += int((labels_of(scores) == y.to(scores.device)).sum())
     return Accuracy(correct, len(split))

@@ -29,7 +29,7 @@ from rcfast.eval.run.config import ConfigError, Vote
 from rcfast.eval.run.modules import code_digest, load_factory
 from rcfast.eval.run.store import digest_arrays
 from rcfast.eval.run.voter import Voter
-from rcfast.running import Model, Plain, device_of, evaluating, in_evaluation, plain
+from rcfast.running import Model, Plain, device_of, evaluating, in_evaluation, labels_of, plain
 
 _BATCH, _NUMBERS = 512, 1 << 22  # fixed, so that a network rounds alike in every run
 
@@ -64,7 +64,7 @@ class Network:
     def labels(self, x: Tensor) -> Tensor:
         """Return the labels [N] of x [N,...], always in slices of one size."""
         with evaluating(self.model):
-            return in_batches(lambda part: self.plain(part).argmax(1), x)
+            return in_batches(lambda part: labels_of(self.plain(part)), x)
 
 
 @dataclass(frozen=True)
