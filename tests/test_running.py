@@ -279,7 +279,7 @@ class Slots:
 
 
 def test_modules_in_training_mode_that_cannot_be_found_are_told() -> None:
-    net = nn.Sequential(nn.Flatten(), nn.BatchNorm1d(64), nn.Linear(64, 10))
+    net = nn.Sequential(nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(64, 10))
     uses = (
         lambda model: RegionClassifier(model, 0.1, m=20).vote(X),
         lambda model: training.evaluate(model, Split(X, Y)),
@@ -287,7 +287,7 @@ def test_modules_in_training_mode_that_cannot_be_found_are_told() -> None:
     for use in uses:
         net.train()
         with pytest.warns(
-            RuntimeWarning, match=r"in training mode \(BatchNorm1d, Flatten, Linear, .*call .eval\(\)"
+            RuntimeWarning, match=r"in training mode \(BatchNorm2d, Flatten, Linear, .*call .eval\(\)"
         ):
             use(Slots(net))
         net.eval()
