@@ -172,7 +172,9 @@ class _Scorer:
         return totals.tolist()
 
 
-def _precision(dtype: DtypeChoice, smallest: regions.Region, x: Tensor, device: torch.device) -> DtypeChoice:
+def _precision(
+    dtype: DtypeChoice, smallest: regions.Region, x: Tensor | Images, device: torch.device
+) -> DtypeChoice:
     """One precision for all sizes, fine enough for the smallest one where it is ``"auto"``."""
     spread = smallest.spread(x[0].numel())
     if dtype == "auto":
