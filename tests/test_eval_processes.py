@@ -24,7 +24,7 @@ from test_eval_kill import arguments, fingerprint, preload
 from rcfast.eval.run import loop
 from rcfast.eval.run.config import ConfigError, StageError
 from rcfast.eval.run.store import Part
-from rcfast.eval.run.team import Ended, News, Team
+from rcfast.eval.run.team import Ended, News, Team, fresh
 
 ALIKE = ["--set", "threads=1"]
 KILLS = 20  # of forked ranks; torchrun loads torch anew after each, so that it gets fewer
@@ -280,6 +280,25 @@ def test_a_unit_goes_to_whoever_asks_first() -> None:
     plans[0].tell(News(4, 1.5, False))
     assert list(plans[1].news(wait=True)) == list(plans[0].news(wait=False)) == [News(4, 1.5, False)]
     assert list(plans[1].news(wait=False)) == []
+
+
+def test_an_attempt_finds_nothing_of_the_one_before() -> None:
+    """torchrun keeps one store for all its restarts: what a killed process had taken must be free again."""
+    store = torch.distributed.HashStore()
+    for _ in range(3):
+        teams: list[Team | None] = [None] * 3
+
+        def enter(rank: int, teams: list[Team | None] = teams) -> None:
+            teams[rank] = Team(fresh(store, rank, 3), rank, 3)
+
+        threads = [threading.Thread(target=enter, args=(rank,)) for rank in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        claims = [team.plan() for team in teams if team is not None]
+        assert [claim.claim(0) for claim in claims] == [True, False, False]
+        assert claims[2].claim(1)
 
 
 def test_what_is_there_is_not_done_again() -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,11 +60,11 @@ class Team:
 
         try:
             store, rank, size = next(rendezvous("env://", timeout=_JOIN))
+            return cls(fresh(store, rank, size), rank, size)
         except (RuntimeError, ValueError) as error:
             raise ConfigError(
                 f"the other processes cannot be reached: {str(error).splitlines()[0]}"
             ) from error
-        return cls(store, rank, size)
 
     @property
     def leads(self) -> bool:
@@ -144,6 +145,35 @@ class Team:
             if isinstance(error, Ended):
                 raise
             raise Ended("lost connection") from error
+
+
+def fresh(store: Any, rank: int, size: int) -> Any:
+    """Return the store without what an earlier attempt has left in it: torchrun keeps one for all its restarts.
+
+    The first process names the attempt. Another one says hello by a name of its own and is answered by it, for it must
+    not take the name of an attempt that has ended; what dead processes said is answered in vain.
+    """
+    from torch.distributed import PrefixStore
+
+    own, end = uuid.uuid4().hex, time.monotonic() + _JOIN.total_seconds()
+    others, attempt = range(1, size), None
+    while attempt is None:
+        if rank == 0:
+            for other in others:
+                if store.check([f"hello/{other}"]):
+                    store.set(f"welcome/{other}", f"{store.get(f'hello/{other}').decode()} {own}")
+            attempt = own if all(store.check([f"{own}/{other}"]) for other in others) else None
+        else:
+            store.set(f"hello/{rank}", own)
+            said = store.get(f"welcome/{rank}").decode() if store.check([f"welcome/{rank}"]) else ""
+            if said.startswith(own):
+                attempt = said.split()[1]
+                store.set(f"{attempt}/{rank}", "")
+        if attempt is None:
+            if time.monotonic() > end:
+                raise ConfigError("the other processes cannot be reached: not all of them have come")
+            time.sleep(_LOOK)
+    return PrefixStore(attempt, store)
 
 
 class Claims:
