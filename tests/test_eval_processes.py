@@ -334,6 +334,15 @@ def test_a_failure_of_all_is_told_by_one() -> None:
     assert sorted(kind.__name__ for kind in raised) == ["ConfigError", "Ended", "Ended"]
 
 
+def test_a_failure_after_the_store_is_gone_is_not_told() -> None:
+    class Gone:
+        def add(self, key: str, by: int) -> int:
+            raise torch.distributed.DistNetworkError("Broken pipe")
+
+    with pytest.raises(Ended), Team(Gone(), 1, 2).together():
+        raise ConfigError("no such data set")
+
+
 def test_what_the_first_settles_holds_for_all() -> None:
     store = torch.distributed.HashStore()
     teams = [Team(store, rank, 2) for rank in range(2)]

@@ -129,10 +129,15 @@ class Team:
         except Exception as error:
             if self._store is None or isinstance(error, Ended):
                 raise
-            if self._store.add("failing", 1) > 1:
-                raise Ended(type(error).__name__) from error
-            self._store.set("failed", type(error).__name__)
-            raise
+            try:
+                first = self._store.add("failing", 1) == 1
+                if first:
+                    self._store.set("failed", type(error).__name__)
+            except RuntimeError:  # the process that held the store has failed, and told why
+                raise Ended("lost connection") from error
+            if first:
+                raise
+            raise Ended(type(error).__name__) from error
 
     def wait(self, key: str, waiting: Callable[[], None] = lambda: None) -> None:
         """Wait for a key of the store. waiting: called meanwhile. Raises Ended."""
