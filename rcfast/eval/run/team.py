@@ -156,7 +156,8 @@ def fresh(store: Any, rank: int, size: int) -> Any:
     """Return the store without what an earlier attempt has left in it: torchrun keeps one for all its restarts.
 
     The first process names the attempt. Another one says hello by a name of its own and is answered by it, for it must
-    not take the name of an attempt that has ended; what dead processes said is answered in vain.
+    not take the name of an attempt that has ended; what dead processes said is answered in vain. Raises RuntimeError
+    when somebody stays away.
     """
     from torch.distributed import PrefixStore
 
@@ -176,7 +177,7 @@ def fresh(store: Any, rank: int, size: int) -> Any:
                 store.set(f"{attempt}/{rank}", "")
         if attempt is None:
             if time.monotonic() > end:
-                raise ConfigError("the other processes cannot be reached: not all of them have come")
+                raise RuntimeError("not all of them have come")
             time.sleep(_LOOK)
     return PrefixStore(attempt, store)
 
