@@ -295,6 +295,22 @@ def test_transfer_alone_is_caught() -> None:
     assert fails(checks.attacked_itself("it", np.ones(20, bool), None))  # a direct attack may need less noise
 
 
+def test_transfer_that_fails_on_a_weak_target_is_caught() -> None:
+    made, moved, least = np.ones((10, 3), bool), np.zeros((10, 3), bool), np.linspace(1.0, 2.0, 10)
+    check = checks.transfers("it", made, moved, least, 1.2 * least)
+    assert fails(check)
+    assert "100.0% where they were made, 0.0% here" in check.measured
+    assert "1.5 there, 1.8 here" in check.measured
+    assert not fails(checks.transfers("it", made, made, least, 1.2 * least))  # they arrive
+    assert not fails(checks.transfers("it", made, np.arange(30).reshape(10, 3) < 29, least, least))  # all but one
+    assert not fails(checks.transfers("it", made, moved, least, 3 * least))  # the target is not weak
+    strong = checks.transfers("it", made, moved, least, np.full(10, np.inf))
+    assert not fails(strong)
+    assert strong.numbers["noise_here"] is None, "no JSON has an infinity"
+    assert checks.transfers("it", made, moved, least, None).verdict == "not applicable"
+    assert checks.transfers("it", moved, moved, least, least).verdict == "not applicable"
+
+
 def test_black_box_attacks_that_do_better_are_caught() -> None:
     white, black = np.arange(20) < 12, np.arange(20) < 9
     assert not fails(checks.white_beats_black("it", white, black))

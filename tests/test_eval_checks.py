@@ -98,8 +98,28 @@ def test_a_vote_that_met_transferred_examples_only_is_not_trusted(tmp_path: Path
     of_vote = {r["check"]: r for r in records(tmp_path) if r["about"] == "Region-based"}
     assert of_vote["attacked itself"]["verdict"] == "fail"
     assert of_vote["judged by unseen votes"]["verdict"] == "pass"
+    of_norms = [r["verdict"] for r in records(tmp_path) if r["check"] == "transfer to a weak target"]
+    assert of_norms == ["not applicable"] * 3, "whether the vote is weak, only an attack on itself can tell"
     assert "2 fresh seeds" in of_vote["judged by unseen votes"]["measured"]
     assert of_vote["stable predictions"]["verdict"] == "pass"
+
+
+@pytest.mark.slow
+def test_a_vote_that_only_an_attack_on_itself_breaks_is_caught(tmp_path: Path) -> None:
+    """T-CW-L2 stops at the network's boundary and fails against the vote, which RegionCW breaks with little more."""
+    settings = [
+        *("train.point.epochs=8", 'defences=["point","region"]', "length.r=0.1", "vote.m=100"),
+        *("vote.seeds=[0,1]", "protocol.examples=6", "protocol.targets=3", "checks.examples=0"),
+        *('attacks.names=["T-CW-L2"]', "attacks.confidences=[0]", 'attacks.vote=["T-RegionCW"]'),
+    ]
+    more = ("--only", "checks,vote_attacks")
+    assert cli.main(arguments(tmp_path / "out", *more, settings=settings)) == cli.DONE
+    found = {r["about"]: r for r in records(tmp_path / "out") if r["check"] == "transfer to a weak target"}
+    assert list(found) == ["L2 attacks against Region-based"]
+    (weak,) = found.values()
+    assert weak["verdict"] == "fail", weak
+    assert weak["numbers"]["there"] == 1, weak
+    assert weak["numbers"]["noise_here"] < 2 * weak["numbers"]["noise_there"]
 
 
 def test_attacks_that_were_made_without_checks_are_observed_anew(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from rcfast.eval.checks.outcomes import (
     judged_by_unseen,
     random_noise,
     rises,
+    transfers,
     white_beats_black,
 )
 from rcfast.eval.checks.trace import Passes, Recorder, Trace, observing, trace
@@ -42,6 +43,7 @@ __all__ = [
     "stable_predictions",
     "still_moving",
     "trace",
+    "transfers",
     "unbounded",
     "white_beats_black",
 ]

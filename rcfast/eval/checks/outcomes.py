@@ -14,6 +14,7 @@ from rcfast.eval.checks.check import Check, Kind, share
 from rcfast.eval.statistics import clustered_rate, holm, paired_difference
 
 ALPHA = 0.05
+WEAK = 2.0  # times the noise that breaks the network the examples were made for
 
 RISES = Kind(
     "success rises",
@@ -31,6 +32,12 @@ TRANSFER = Kind(
     "Adversarial examples made for another network may miss a defence that a direct attack breaks: transfer alone "
     "flatters it.",
     "Run an attack that knows the defence (for a vote: RegionCW, OptMargin, APGD on the vote).",
+)
+WEAK_TARGET = Kind(
+    "transfer to a weak target",
+    "What stops at the boundary of the network it was made for may miss a defence that falls to little more noise: "
+    "that the transferred examples fail says where they stop, not what the defence withstands.",
+    "Quote the attack on the defence itself (T-RegionCW, CA-V), or transfer with more (attacks.confidences).",
 )
 BLACK_BOX = Kind(
     "white-box beats black-box",
@@ -94,6 +101,30 @@ def attacked_itself(about: str, transferred: np.ndarray, direct: np.ndarray | No
     measured = f"its own attack {own:.1%}, transferred {rate:.1%} (p = {pair.p:.2g})"
     good = not (pair.value > 0 and pair.p < ALPHA)
     return TRANSFER.decides(good, about, measured, transferred=rate, direct=own, p=pair.p)
+
+
+def transfers(
+    about: str, there: np.ndarray, here: np.ndarray, noise_there: np.ndarray, noise_here: np.ndarray | None
+) -> Check:
+    """Fails where transferred examples clearly lose success although the defence is weak.
+
+    there, here [N, ...] bool: success of the same examples on the network they were made for, and on the defence;
+    noise_there, noise_here [N]: the least noise that breaks each example of that network and, by attacks on itself, of
+    the defence, inf for none. Weak is a defence whose median of that is at most twice the network's.
+    """
+    rates = {"there": float(there.mean()), "here": float(here.mean())} if there.size else {}
+    if noise_here is None or not rates.get("there"):
+        reason = "nothing succeeds where it was made" if noise_here is not None else "no attack on itself"
+        return WEAK_TARGET.does_not_apply(about, reason)
+    least, own = float(np.median(noise_there)), float(np.median(noise_here))
+    weak = bool(np.isfinite(own) and own <= WEAK * least)
+    pair = paired_difference(there, here)
+    falls = bool(pair.value > 0 and pair.p < ALPHA)
+    measured = f"{rates['there']:.1%} where they were made, {rates['here']:.1%} here (p = {pair.p:.2g}); half of the "
+    measured += f"examples take a noise of {least:.3g} there, {own:.3g} here"
+    found = {"noise_there": least, "noise_here": own}
+    numbers = {name: value if np.isfinite(value) else None for name, value in found.items()}
+    return WEAK_TARGET.decides(not (falls and weak), about, measured, **rates, **numbers)
 
 
 def white_beats_black(about: str, white: np.ndarray, black: np.ndarray | None) -> Check:

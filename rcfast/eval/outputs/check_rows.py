@@ -15,13 +15,13 @@ from rcfast.eval.outputs.outcomes import Attempt, attempts
 from rcfast.eval.outputs.records import label
 from rcfast.eval.outputs.worst import all_labels
 from rcfast.eval.run import attack
-from rcfast.eval.run.attack import Case
+from rcfast.eval.run.attack import Case, norm_of
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Measured
 from rcfast.eval.run.diagnosis import ExaminedNetwork, TracedAttack, has_iterations, noisy, observed, trace_of
 from rcfast.eval.run.examples import examples
 from rcfast.eval.run.judges import judges, networks
-from rcfast.eval.run.protocol import Candidates
+from rcfast.eval.run.protocol import NORMS, Candidates
 from rcfast.eval.run.unit import Unit
 
 
@@ -108,10 +108,42 @@ def _judged(ctx: Context, own: Measured) -> Iterator[Check]:
         transferred = [attempt for attempt in made if attempt not in direct]
         broken = _broken(ctx, own, direct) if direct else None
         yield checks.attacked_itself(about, _broken(ctx, own, transferred), broken)
+        yield from _transfers(ctx, own, direct)
     black = [attempt for attempt in made if _black_box(ctx, attempt[1][0].case)]
     white = [attempt for attempt in made if attempt not in black]
     by_white, by_black = (_fooled(ctx, own, some) if some else None for some in (white, black))
     yield checks.white_beats_black(about, chosen[0].any(1) if by_white is None else by_white, by_black)
+
+
+def _transfers(ctx: Context, own: Measured, direct: Sequence[Attempt]) -> Iterator[Check]:
+    """What becomes of the best transferred examples in each norm, by the votes that attackers see."""
+    network = next((judge for judge in judges(ctx) if judge.name == own.attacked), None)
+    there = [a for a in attempts(ctx, all_labels(ctx)) if network and a[0].name == network.name]
+    for norm, name in NORMS.items():
+        cases = [case for case in plain(ctx, own.attacked) if norm_of(case.attack) == norm]
+        cases += confident(ctx, own.attacked) if norm == 2 else []
+        aimed = [case for case in cases if case.targeted] or cases
+        if not (aimed and network and there):
+            continue
+        found = [candidates(ctx, own, case) for case in dict.fromkeys(aimed)]
+        truth = examples(ctx).y[: examples(ctx).drawn, None]
+        here = [
+            one.success & (one.said[0] == one.targets if aimed[0].targeted else one.said[0] != truth)
+            for one in found
+        ]
+        yield checks.transfers(
+            f"{name} attacks against {label(own.name)}",
+            np.any([one.success for one in found], axis=0),
+            np.any(here, axis=0),
+            _least(ctx, network, there, name),
+            _least(ctx, own, direct, name) if direct else None,
+        )
+
+
+def _least(ctx: Context, own: Measured, made: Sequence[Attempt], norm: str) -> np.ndarray:
+    """The least noise [N] of some attacks that breaks each example, by the votes that attackers see; inf for none."""
+    found = envelope.tried(ctx, own, made)
+    return envelope.least(found.noise[norm], found.wrong[0])
 
 
 def _black_box(ctx: Context, case: Case) -> bool:
