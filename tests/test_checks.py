@@ -302,7 +302,9 @@ def test_transfer_that_fails_on_a_weak_target_is_caught() -> None:
     assert "100.0% where they were made, 0.0% here" in check.measured
     assert "1.5 there, 1.8 here" in check.measured
     assert not fails(checks.transfers("it", made, made, least, 1.2 * least))  # they arrive
-    assert not fails(checks.transfers("it", made, np.arange(30).reshape(10, 3) < 29, least, least))  # all but one
+    assert not fails(
+        checks.transfers("it", made, np.arange(30).reshape(10, 3) < 29, least, least)
+    )  # all but one
     assert not fails(checks.transfers("it", made, moved, least, 3 * least))  # the target is not weak
     strong = checks.transfers("it", made, moved, least, np.full(10, np.inf))
     assert not fails(strong)
