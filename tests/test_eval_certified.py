@@ -69,7 +69,7 @@ def test_certificates_are_those_of_the_classifier(results: Any, folder: Path, co
     assert len(found) == 12
     test = data.load("digits").test
     index = torch.tensor([int(row["example"]) for row in found])
-    voter = network(context, "point").voter(context.config.vote.dtype)
+    voter = network(context, "point").voter(context.config.vote.dtype, Cube(0.2))
     proven = RegionClassifier(voter, Cube(0.2), chunk=1024).certify(test.x[index], n=300, n0=20)
     assert [int(row["label"]) for row in found] == proven.label.tolist()
     assert [float(row["l1"]) for row in found] == pytest.approx(proven.radius.tolist(), rel=1e-6)

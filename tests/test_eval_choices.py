@@ -20,6 +20,8 @@ from rcfast.eval.run.networks import recipe, training_attack
 from rcfast.eval.run.progress import Progress
 from rcfast.eval.run.settings import build
 from rcfast.eval.run.store import Store
+from rcfast.eval.run.voter import precision
+from rcfast.regions import Cube
 from rcfast.training import Recipe, TrainingResult
 from rcfast.training.engine import Run
 
@@ -178,7 +180,9 @@ def test_keys_hold_the_precision_that_auto_means_here(
     for more in ([], named):
         config = build("quick", overrides={"device": "cpu"}, settings=usual + more)
         ctx = prepare(config, tmp_path, [outputs.get("table3")], Store(tmp_path), Progress("quiet"))
-        keys: dict[str, Any] = {"vote": ctx.config.vote}
+        like = ctx.dataset.test.x[:1]
+        keys: dict[str, Any] = {"vote": precision(ctx.config.vote.dtype, Cube(0.3), like)}
+        assert precision(ctx.config.vote.dtype, Cube(0.01), like) == (meant if more else "float32")
         for name in ("point", "adversarial", "distillation"):
             keys[name] = recipe(ctx, name)[0]
             assert keys[name]["recipe"]["precision"] == meant
@@ -186,7 +190,7 @@ def test_keys_hold_the_precision_that_auto_means_here(
         assert "auto" not in repr(keys)
         found.append(keys)
     assert found[0] == found[1]
-    assert found[0]["vote"].dtype == found[0]["attack"]["precision"] == meant
+    assert found[0]["vote"] == found[0]["attack"]["precision"] == meant
 
 
 @pytest.mark.parametrize("value", ["0", "hot", "-1.5"])

@@ -2,14 +2,18 @@
 
 import importlib.util
 import json
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from rcfast.attacks import judge
+from rcfast import hardware
+from rcfast.attacks import RegionCW, judge
 from rcfast.eval import cli
 from rcfast.eval.evaluation import plan, prepare
 from rcfast.eval.outputs import get, transfer, vote_rows
@@ -18,6 +22,8 @@ from rcfast.eval.report.verdict import headline
 from rcfast.eval.run import vote_attack
 from rcfast.eval.run.config import ConfigError
 from rcfast.eval.run.context import Context
+from rcfast.eval.run.defences import Network, region_judge
+from rcfast.eval.run.inputs import resolved
 from rcfast.eval.run.progress import Progress
 from rcfast.eval.run.settings import build
 from rcfast.eval.run.store import Store
@@ -162,3 +168,67 @@ def test_a_vote_without_attacks_and_unknown_names(tmp_path: Path) -> None:
 @pytest.mark.parametrize("preset", ["quick", "certified", "cpu", "paper"])
 def test_every_preset_attacks_the_vote(preset: str) -> None:
     assert "T-RegionCW" in build(preset).attacks.vote
+
+
+class Watched(nn.Module):
+    """A network that notes in which precision it votes: passes for gradients are another thing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.is_grad_enabled():
+            SEEN.add(x.dtype)
+        return self.body(x)
+
+
+SEEN: set[torch.dtype] = set()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "r", "meant"),
+    [
+        ("auto", 0.01, torch.float32),
+        ("auto", 0.3, torch.bfloat16),
+        ("bfloat16", 0.3, torch.bfloat16),
+        ("float32", 0.3, torch.float32),
+    ],
+)
+def test_defence_attacks_and_judges_vote_in_one_precision_fit_for_r(
+    monkeypatch: pytest.MonkeyPatch, dtype: str, r: float, meant: torch.dtype
+) -> None:
+    """On a processor with bfloat16 units, where points at r = 0.01 would take six values a coordinate."""
+    monkeypatch.setattr(hardware, "_cpu_flags", lambda: frozenset({"avx512_bf16"}))
+    for limit in hardware._LIMITS:
+        monkeypatch.delenv(limit, raising=False)
+    config = resolved(build("quick", settings=[f"vote.dtype='{dtype}'"]), torch.device("cpu"))
+    vote = replace(config.vote, m=20)
+    x, targets = torch.rand(3, 1, 8, 8, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2])
+    own = Network("point", Watched().eval(), "weights", x[:1])
+    monkeypatch.setattr(vote_attack, "network", lambda ctx, name: own)
+    monkeypatch.setattr(vote_attack, "length", lambda ctx: r)
+    attacked: Any = vote_attack.attacked(SimpleNamespace(config=replace(config, vote=vote)))  # type: ignore[arg-type]
+    found: dict[str, set[torch.dtype]] = {}
+
+    def note(name: str) -> None:
+        found[name] = {kind for kind in SEEN if kind != torch.float64}
+        SEEN.clear()
+
+    SEEN.clear()
+    defence = region_judge(own, r, vote)
+    lead = defence.label(x, 0)[1]
+    note("defence")
+    attacked.vote(x)
+    note("attacked")
+    result = RegionCW(steps=2, points=2, votes=20)(attacked, x, targets)
+    note("attack")
+    judge(attacked, result, targets, targeted=True, m=20)
+    note("judge")
+    assert all(meant in kinds for kinds in found.values()), found
+    assert found["judge"] == found["attacked"] == {meant}, found
+    if meant == torch.float32:
+        full = region_judge(own, r, replace(vote, dtype="float32"))
+        assert np.array_equal(lead, full.label(x, 0)[1])
+        assert defence.identity == full.identity

@@ -26,6 +26,7 @@ from rcfast.eval.run.networks import network
 from rcfast.eval.run.pace import Pace
 from rcfast.eval.run.unit import Made, Unit, explained
 from rcfast.eval.run.versions import LABELS
+from rcfast.regions import Cube
 
 ATTACKS = ("T-CW-L2", "T-CW-L0", "T-CW-Linf")
 R = 0.3  # half-width where there is no region-based classifier
@@ -48,14 +49,15 @@ class LabelHistograms(Unit):
 
     def inputs(self, ctx: Context) -> dict[str, Any]:
         vote, own, point = ctx.config.vote, examples(ctx), network(ctx, "point")
+        r = length(ctx) or R
         return {
             "version": LABELS,
             "network": point.digest,
-            "r": length(ctx) or R,
+            "r": r,
             "m": vote.histogram_m,
             "clip": vote.clip,
             "chunk": vote.chunk,
-            "dtype": point.voter(vote.dtype).arithmetic(point.like),
+            "dtype": point.voter(vote.dtype, Cube(r)).arithmetic(point.like),
             "seed": vote.seeds[0],
             "example": int(own.index[_row(ctx)]),
             "test": ctx.dataset.test.fingerprint,

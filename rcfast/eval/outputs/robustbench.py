@@ -32,6 +32,8 @@ from rcfast.eval.run.length import LearntLength, length
 from rcfast.eval.run.store import write_atomic
 from rcfast.eval.run.unit import Made, Unit
 from rcfast.eval.run.versions import LABELS
+from rcfast.eval.run.voter import precision
+from rcfast.regions import Cube
 
 FOLDER = "export"
 THREATS = {"Linf": "linf", "L2": "l2"}  # folders of RobustBench, and the setting that holds the budget
@@ -153,6 +155,8 @@ def _defence(ctx: Context, own: Measured, found: list[Attempt], threat: str, eps
     if own.random:
         vote = {key: getattr(config.vote, key) for key in ("m", "stop", "alpha", "clip", "seeds", "dtype")}
         vote["r"] = length(ctx) if ctx.find(LearntLength()) is not None else None
+        if vote["r"] is not None:
+            vote["dtype"] = precision(vote["dtype"], Cube(vote["r"]), ctx.dataset.test.x[:1].to(ctx.device))
     return {
         "link": None,
         "name": own.name,

@@ -44,6 +44,8 @@ def precision(results: Results) -> list[str]:
     if not auto:
         return []
     votes = results["config"]["vote"]["dtype"] or "the network's own precision"
+    if votes == "auto":
+        votes = f"{auto['dtype']}, or float32 around r = 1/16 and below, where {auto['dtype']} is coarse"
     return [
         f"The votes were computed in {votes}; what leaves the choice to the device, as training and the gradients of "
         f"the attacks do unless their settings say otherwise, in {auto['dtype']} ({auto['why']})."

@@ -176,7 +176,7 @@ class CertifiedExamples(Unit):
         x = {"test": ctx.dataset.test.fingerprint, "rows": self._index(ctx).tolist()}
         if self.attacked:
             x = {"clean": digest_examples(examples(ctx), slice(self.start, self.stop))}
-        votes = self._network(ctx).voter(vote.dtype)
+        votes = self._network(ctx).voter(vote.dtype, region(ctx, self.spec))
         return {
             "version": CERTIFICATE,
             "network": self._network(ctx).digest,
@@ -189,9 +189,10 @@ class CertifiedExamples(Unit):
     def compute(self, ctx: Context) -> Made:
         own, vote = ctx.config.certify, ctx.config.vote
         x, truth = self._examples(ctx)
+        made = region(ctx, self.spec)
         votes = RegionClassifier(
-            self._network(ctx).voter(vote.dtype),
-            region(ctx, self.spec),
+            self._network(ctx).voter(vote.dtype, made),
+            made,
             seed=vote.seeds[0],
             chunk=vote.chunk,
         )

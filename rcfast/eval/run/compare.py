@@ -68,10 +68,10 @@ def region(ctx: Context, spec: str) -> regions.Region:
 
 def classifier(ctx: Context, spec: str, seed: int) -> RegionClassifier:
     """Return the vote of a spec."""
-    vote = ctx.config.vote
+    vote, own = ctx.config.vote, region(ctx, spec)
     return RegionClassifier(
-        network(ctx, "point").voter(vote.dtype),
-        region(ctx, spec),
+        network(ctx, "point").voter(vote.dtype, own),
+        own,
         m=vote.m,
         stop=None if vote.stop == "none" else vote.stop,
         alpha=vote.alpha,
@@ -114,7 +114,7 @@ def identity(ctx: Context, spec: str, made: regions.Region) -> dict[str, Any]:
         "network": point.digest,
         "region": made.identity(),
         "weights": parse(spec)[1],
-        "vote": [vote.stop, vote.alpha, vote.chunk, point.voter(vote.dtype).arithmetic(point.like)],
+        "vote": [vote.stop, vote.alpha, vote.chunk, point.voter(vote.dtype, made).arithmetic(point.like)],
     }
 
 
@@ -160,7 +160,7 @@ class LearntSize(Unit):
         weights: Weights = parse(self.spec)[1]
         with explained(str(self)):
             found = learn_length(
-                network(ctx, "point").voter(vote.dtype),
+                network(ctx, "point").voter(vote.dtype, make(own.step)),
                 validation.x,
                 validation.y,
                 region=make,

@@ -75,8 +75,8 @@ class Vote:
     clip: str = "intersect"
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # the first one makes the tables
     chunk: int = 1024  # samples in memory at a time; fixed, so that the network's rounding never varies
-    # Precision of the votes: auto = bfloat16 where the device has units for it, else float32; "" = the model's own;
-    # bfloat16, float16, float32.
+    # Precision of the votes: auto = bfloat16 where the device has units for it and the region is large beside its grid
+    # (a hypercube from r = 1/16 on), else float32; "" = the model's own; bfloat16, float16, float32.
     dtype: str = "auto"
     histogram_m: int = 10000  # points of Figure 2
 

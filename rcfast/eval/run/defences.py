@@ -28,7 +28,8 @@ from rcfast.eval.results import DEFENCES
 from rcfast.eval.run.config import ConfigError, Vote
 from rcfast.eval.run.modules import code_digest, load_factory
 from rcfast.eval.run.store import digest_arrays
-from rcfast.eval.run.voter import Voter
+from rcfast.eval.run.voter import Voter, precision
+from rcfast.regions import Cube, Region
 from rcfast.running import Model, Plain, device_of, evaluating, in_evaluation, labels_of, plain
 
 _BATCH, _NUMBERS = 512, 1 << 22  # fixed, so that a network rounds alike in every run
@@ -54,8 +55,9 @@ class Network:
         """The network as a function from inputs to logits, whatever it needs."""
         return plain(self.model)
 
-    def voter(self, dtype: str) -> Voter:
-        """The network as it votes in a precision."""
+    def voter(self, dtype: str, region: Region) -> Voter:
+        """The network as it votes on points of a region in a precision, which may be "auto"."""
+        dtype = precision(dtype, region, self.like)
         voters: dict[str, Voter] = self.__dict__.setdefault("_voters", {})
         if dtype not in voters:
             voters[dtype] = Voter(self.model, dtype)
@@ -122,7 +124,7 @@ def region_classifier(
 ) -> RegionClassifier:
     """Return the region-based classifier that the run measures. model: in the place of the network as it votes."""
     return RegionClassifier(
-        model or network.voter(vote.dtype),
+        model or network.voter(vote.dtype, Cube(r)),
         r,
         m=vote.m,
         clip=vote.clip,  # type: ignore[arg-type]
@@ -143,7 +145,7 @@ def region_judge(network: Network, r: float, vote: Vote) -> Judge:
         "stop": vote.stop,
         "alpha": vote.alpha if vote.stop == "sequential" else None,
         "chunk": vote.chunk,
-        "dtype": network.voter(vote.dtype).arithmetic(network.like),
+        "dtype": network.voter(vote.dtype, Cube(r)).arithmetic(network.like),
     }
 
     def label(x: Tensor, seed: int | None) -> tuple[Tensor, Tensor]:

@@ -11,7 +11,8 @@ from rcfast.eval.run.pace import Pace, backward_seconds, forward_seconds, rememb
 from rcfast.eval.run.power import FEW, comparisons, power
 from rcfast.eval.run.progress import duration
 from rcfast.eval.run.unit import STAGES, Unit
-from rcfast.eval.run.voter import Voter
+from rcfast.eval.run.voter import Voter, precision
+from rcfast.regions import Cube
 from rcfast.training.recipe import Recipe
 
 DRAWING = 20.0  # seconds
@@ -52,7 +53,9 @@ def describe(
     network, config = given or make(), ctx.config
     network = network.to(ctx.device)
     backward = backward_seconds(network, ctx, Recipe().dtype(ctx.device))
-    forward = forward_seconds(Voter(network, config.vote.dtype), ctx)
+    like = ctx.dataset.test.x[:1].to(ctx.device)
+    dtype = precision(config.vote.dtype, Cube(Pace.likely_r), like)
+    forward = forward_seconds(Voter(network, dtype), ctx)
     rows, jobs = count(ctx, plan, Pace(forward, backward, remembered(ctx.store)))
     lines = [
         f"{config.data.name} ({len(ctx.dataset.train)} / {len(ctx.dataset.validation)} / "

@@ -12,10 +12,13 @@ from rcfast.running import plain
 
 
 def resolved(config: Config, device: torch.device) -> Config:
-    """Return the configuration with what `auto` precision of the votes means on the device of the run."""
-    if config.vote.dtype != "auto":
-        return config
+    """Return the configuration with what `auto` precision of the votes means on the device of the run.
+
+    It stays `auto` where that depends on the region, see voter.precision.
+    """
     dtype = info.precision(device)["dtype"]
+    if config.vote.dtype != "auto" or dtype != "float32":
+        return config
     return dataclasses.replace(config, vote=dataclasses.replace(config.vote, dtype=dtype))
 
 

@@ -17,6 +17,7 @@ from rcfast.eval.run.networks import needed_for, network
 from rcfast.eval.run.store import Arrays
 from rcfast.eval.run.unit import Made, Unit, explained
 from rcfast.eval.run.versions import LENGTH
+from rcfast.regions import Cube
 
 if TYPE_CHECKING:
     from rcfast.eval.run.pace import Pace
@@ -36,7 +37,7 @@ class LearntLength(Unit):
 
     def inputs(self, ctx: Context) -> dict[str, Any]:
         own, vote, point = ctx.config.length, ctx.config.vote, network(ctx, "point")
-        dtype = point.voter(vote.dtype).arithmetic(point.like)
+        dtype = point.voter(vote.dtype, Cube(own.r0 or own.step)).arithmetic(point.like)
         return {
             "version": LENGTH,
             "network": point.digest,
@@ -122,7 +123,7 @@ def search(ctx: Context, **radii: Any) -> LengthSearch:
     validation = ctx.dataset.validation.to(ctx.device)  # images on disk stay there
     with explained("the search for r"):
         return learn_length(
-            network(ctx, "point").voter(vote.dtype),
+            network(ctx, "point").voter(vote.dtype, Cube(own.r0 or own.step)),
             validation.x,
             validation.y,
             m=own.m,

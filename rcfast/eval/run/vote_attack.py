@@ -32,6 +32,8 @@ from rcfast.eval.run.networks import network
 from rcfast.eval.run.store import digest, digest_arrays
 from rcfast.eval.run.unit import Made, Unit, explained
 from rcfast.eval.run.versions import ATTACK, JUDGED
+from rcfast.eval.run.voter import Voter
+from rcfast.regions import Cube
 from rcfast.running import plain
 
 if TYPE_CHECKING:
@@ -44,8 +46,8 @@ JUDGES = 3  # seeds that no attack has seen
 class _Attacked:
     """The network of a vote for its attackers: gradients through the network itself, votes as the run casts them."""
 
-    def __init__(self, network: Network, dtype: str) -> None:
-        self.differentiable, self.voter = plain(network.model), network.voter(dtype)
+    def __init__(self, network: Network, voter: Voter) -> None:
+        self.differentiable, self.voter = plain(network.model), voter
 
     def __call__(self, points: Tensor) -> Tensor:
         if torch.is_grad_enabled() and points.requires_grad:
@@ -56,8 +58,9 @@ class _Attacked:
 def attacked(ctx: Context) -> RegionClassifier:
     """Return the vote under the seed that attackers know."""
     own, vote = network(ctx, "point"), ctx.config.vote
-    model = _Attacked(own, vote.dtype)
-    return region_classifier(own, length(ctx), vote, seed=vote.seeds[0], model=model)
+    r = length(ctx)
+    model = _Attacked(own, own.voter(vote.dtype, Cube(r)))
+    return region_classifier(own, r, vote, seed=vote.seeds[0], model=model)
 
 
 def wanted(ctx: Context, made: Adversarial) -> Tensor:

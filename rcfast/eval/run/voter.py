@@ -8,7 +8,21 @@ from torch import Tensor, nn
 
 from rcfast.eval.run.config import ConfigError
 from rcfast.fused import fused
+from rcfast.hardware import automatic_dtype, too_coarse
+from rcfast.regions import Region
 from rcfast.running import Model, floating_dtype, plain, tensors
+
+
+def precision(dtype: str, region: Region, like: Tensor) -> str:
+    """Return the precision in which points of a region around examples such as `like` [1,...] are drawn and voted on.
+
+    dtype: its name, "" for the network's own; "auto" is what the device multiplies fastest, but float32 for a region
+    that is small beside the grid of bfloat16, as for :class:`rcfast.RegionClassifier`.
+    """
+    if dtype != "auto":
+        return dtype
+    coarse = too_coarse(torch.bfloat16, region.spread(like[0].numel()))
+    return str(torch.float32 if coarse else automatic_dtype(like.device)).removeprefix("torch.")
 
 
 class Voter:
