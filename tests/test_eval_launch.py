@@ -32,6 +32,7 @@ def automatic(out: Path, **settings: object) -> int:
 
 def test_small_images_take_a_process_a_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert automatic(tmp_path) == 4
+    assert automatic(tmp_path, data={"name": "mnist"}) == 4
     monkeypatch.setenv("OMP_NUM_THREADS", "64")
     assert automatic(tmp_path) == launch.MOST
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
@@ -39,7 +40,7 @@ def test_small_images_take_a_process_a_core(tmp_path: Path, monkeypatch: pytest.
 
 
 def test_what_else_takes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert automatic(tmp_path, data={"name": "mnist"}) == 1
+    assert automatic(tmp_path, data={"name": "cifar10"}) == 1
     assert automatic(tmp_path, device="cuda") == 1
     monkeypatch.setenv("WORLD_SIZE", "2")  # torchrun has decided
     assert automatic(tmp_path) == 1
@@ -47,7 +48,7 @@ def test_what_else_takes_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 def test_threads_that_are_settled_leave_fewer(tmp_path: Path) -> None:
     assert automatic(tmp_path, threads=2) == 2
-    begin(tmp_path, 3)
+    begin(tmp_path, 3, 3)
     assert automatic(tmp_path) == 1
 
 

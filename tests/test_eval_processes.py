@@ -383,11 +383,49 @@ def test_a_folder_keeps_the_threads_it_was_begun_with(tmp_path: Path) -> None:
     with alike(Team(), store, build("quick", settings=[f"threads={other}"])) as (config, _):
         assert torch.get_num_threads() == config.threads == other
         assert not (tmp_path / "store").exists()
-        begin(tmp_path, config.threads)
+        begin(tmp_path, config.threads, config.training_threads)
     assert torch.get_num_threads() == before
-    assert json.loads((tmp_path / "store" / "begun.json").read_text()) == {"threads": other}
+    kept = json.loads((tmp_path / "store" / "begun.json").read_text())
+    assert kept == {"threads": other, "training_threads": other}
     with alike(Team(), store, build("quick")) as (config, _):
         assert config.threads == other
+
+
+def test_a_network_takes_the_threads_of_those_who_have_none_to_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from rcfast.eval import build
+    from rcfast.eval.run import alike
+    from rcfast.eval.run.begun import begin
+    from rcfast.eval.run.store import Store
+
+    class Four(Team):
+        here = (0, 4)  # type: ignore[assignment]
+
+        def settle(self, name: str, make: Any, waiting: Any = None) -> Any:
+            return make()
+
+        def gather(self, name: str, value: Any) -> list[Any]:
+            return [value] * 4
+
+    monkeypatch.setattr("os.cpu_count", lambda: 8)
+
+    def settled(out: Path, *settings: str) -> tuple[int, int]:
+        with alike.alike(Four(size=4), Store(out), build("quick", settings=list(settings))) as (config, _):
+            before = torch.get_num_threads()
+            with alike.threads(config.training_threads):
+                assert torch.get_num_threads() == config.training_threads
+            assert torch.get_num_threads() == before == config.threads
+            return config.threads, config.training_threads
+
+    only = 'defences=["point","region"]'
+    assert settled(tmp_path) == (2, 2), "three networks: four processes have two threads each"
+    assert settled(tmp_path, only) == (2, 8)
+    assert settled(tmp_path, only, "threads=1") == (1, 1), "decided beforehand: as one process would"
+    assert settled(tmp_path, only, "threads=1", "training_threads=4") == (1, 4)
+    begin(tmp_path, 2, 8)
+    assert settled(tmp_path) == (2, 8), "a folder keeps both"
+    assert settled(tmp_path, "threads=1") == (1, 1)
 
 
 if __name__ == "__main__":

@@ -113,8 +113,8 @@ def parser() -> argparse.ArgumentParser:
         "--processes",
         type=int,
         metavar="N",
-        help="share the run among N processes of this host (default: the cores, up to four, for the digits on a CPU, "
-        "else 1); with --dry-run: also how long they would take (docs/scaling.md)",
+        help="share the run among N processes of this host (default: the cores, up to four, for digits and mnist on a "
+        "CPU, else 1); with --dry-run: also how long they would take (docs/scaling.md)",
     )
     add("--strict", action="store_true", help="make the checks, and end with exit code 3 where one fails")
     add("--quiet", action="store_true", help="say nothing but errors")

@@ -66,7 +66,7 @@ def evaluate(
             ctx.warn(warning)
         first = trained_first(ctx, plan(ctx, chosen))
         if team.leads:
-            begin(folder, config.threads)
+            begin(folder, config.threads, config.training_threads)
         perform(ctx, first)
         ctx.sketch = False
         units = plan(ctx, chosen)

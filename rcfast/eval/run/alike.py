@@ -11,33 +11,30 @@ import torch
 
 from rcfast import info
 from rcfast.eval.run.begun import threads_of
-from rcfast.eval.run.config import Config, ConfigError
+from rcfast.eval.run.config import TRAINED, Config, ConfigError
 from rcfast.eval.run.store import Store
 from rcfast.eval.run.team import Team
 
 
 @contextmanager
 def alike(team: Team, store: Store, config: Config) -> Iterator[tuple[Config, list[str]]]:
-    """Settle the number of threads and see that the hardware rounds alike; give the threads back afterwards.
+    """Settle the numbers of threads and see that the hardware rounds alike; give the threads back afterwards.
 
     Threads are those of `config.threads`, else those with which the folder was begun, else this process's share of the
-    cores. Yields the configuration with the threads filled in, and what a report must say of the hardware.
+    cores; where fewer networks are to be trained than processes are there, those that train take the others' too.
+    Yields the configuration with the threads filled in, and what a report must say of the hardware.
     Raises ConfigError for hardware that differs, unless `config.mixed_hardware` allows it.
     """
-    before = torch.get_num_threads()
-    threads = team.settle("threads", lambda: _threads(team, store, config))
+    own, training = team.settle("threads", lambda: _threads(team, store, config))
     differences = _differences(team.gather("hardware", hardware()))
     if differences and not config.mixed_hardware:
         raise ConfigError(
             f"{differences[0]}, so that results would depend on who did what; use like machines, or "
             "--set mixed_hardware=true, which the report says"
         )
-    try:
-        torch.set_num_threads(threads)
-        said = [f"Parts were computed on hardware that may round differently: {d}." for d in differences]
-        yield dataclasses.replace(config, threads=threads), said
-    finally:
-        torch.set_num_threads(before)
+    said = [f"Parts were computed on hardware that may round differently: {d}." for d in differences]
+    with threads(own):
+        yield dataclasses.replace(config, threads=own, training_threads=training), said
 
 
 def hardware() -> dict[str, str]:
@@ -52,9 +49,24 @@ def hardware() -> dict[str, str]:
     }
 
 
-def _threads(team: Team, store: Store, config: Config) -> int:
+@contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Compute with so many threads for a while; 0 changes nothing."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(count or before)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _threads(team: Team, store: Store, config: Config) -> tuple[int, int]:
     share = torch.get_num_threads() if team.size == 1 else max(1, (os.cpu_count() or 1) // team.here[1])
-    return int(config.threads or threads_of(store.root) or share)
+    begun, begun_training = threads_of(store.root)
+    own = config.threads or begun or share
+    idle = own * max(1, team.here[1] // max(1, sum(name in TRAINED for name in config.defences)))
+    settled = bool(config.threads or begun)  # bytes are then those of any number of processes
+    return own, config.training_threads or (begun_training if own == begun else own if settled else idle)
 
 
 def _differences(every: Sequence[dict[str, str]]) -> list[str]:

@@ -1,4 +1,4 @@
-"""What a folder keeps of the run that began it: the number of threads, which decides the last bits of its parts."""
+"""What a folder keeps of the run that began it: the numbers of threads, which decide the last bits of its parts."""
 
 import json
 from pathlib import Path
@@ -7,19 +7,20 @@ from typing import Any
 from rcfast.eval.run.store import write_atomic
 
 
-def threads_of(out: Path) -> int:
-    """Return with how many threads the folder was begun; 0 for a new one."""
+def threads_of(out: Path) -> tuple[int, int]:
+    """Return with how many threads, and how many of a process that trains, the folder was begun; 0, 0 for a new one."""
     try:
         found: dict[str, Any] = json.loads(_path(out).read_text())
-        return int(found.get("threads", 0))
+        threads = int(found.get("threads", 0))
+        return threads, int(found.get("training_threads", threads))
     except (OSError, ValueError):
-        return 0
+        return 0, 0
 
 
-def begin(out: Path, threads: int) -> None:
+def begin(out: Path, threads: int, training: int) -> None:
     """Note in the folder with how many threads it was begun."""
-    if threads_of(out) != threads:
-        write_atomic(_path(out), json.dumps({"threads": threads}) + "\n")
+    if threads_of(out) != (threads, training):
+        write_atomic(_path(out), json.dumps({"threads": threads, "training_threads": training}) + "\n")
 
 
 def _path(out: Path) -> Path:

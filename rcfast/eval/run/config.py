@@ -153,6 +153,9 @@ class Config:
     seed: int = 0  # of training and of the draw of examples; the votes have vote.seeds
     device: str = "auto"  # auto = cuda where there is one
     threads: int = 0  # of each process; 0 = as the folder was begun, else its share of the cores
+    training_threads: int = (
+        0  # of a process that trains a network; 0 = as begun, else also those left idle by it
+    )
     mixed_hardware: bool = False  # processes may run on machines that round differently
     defences: list[str] = field(default_factory=lambda: list(DEFENCES))
     user_defence: str = ""  # module:factory

@@ -18,7 +18,10 @@ from pathlib import Path
 from rcfast.eval.run.begun import threads_of
 from rcfast.eval.run.config import Config
 
-SMALL = ("digits",)  # data whose passes take Python's time, not the cores': threads wait for one another
+SMALL = (
+    "digits",
+    "mnist",
+)  # data whose passes take Python's time, not the cores': threads wait for one another
 MOST = 4  # each takes the memory of torch and of the data
 WATCHED = "RCFAST_WATCHED"
 _LOOK = 0.05  # seconds between two looks at the processes
@@ -26,7 +29,7 @@ _PATIENCE = 10.0  # seconds in which an interrupted process has to end
 
 
 def automatic(config: Config, out: Path) -> int:
-    """How many processes serve best: one, but for data of small images on a CPU one a core, up to four.
+    """How many processes serve best: one, but for small grey images on a CPU one a core, up to four.
 
     Fewer where the folder, or the setting, says that each takes several threads. OMP_NUM_THREADS counts as the cores.
     """
@@ -37,7 +40,7 @@ def automatic(config: Config, out: Path) -> int:
     told = os.environ.get("OMP_NUM_THREADS", "")
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     usable = int(told) if told.isdigit() else allowed
-    return max(1, min(MOST, usable // (config.threads or threads_of(out) or 1)))
+    return max(1, min(MOST, usable // (config.threads or threads_of(out)[0] or 1)))
 
 
 def launch(arguments: Sequence[str], processes: int) -> int:

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from rcfast import attacks, models, training
+from rcfast.eval.run.alike import threads
 from rcfast.eval.run.config import TRAINED, TRAINING_ATTACK, Config, ConfigError
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Network, weights_digest
@@ -49,7 +50,7 @@ class TrainedNetwork(Unit):
         ctx.progress.print(str(self))
         inputs, train = recipe(ctx, self.name)
         checkpoint, teacher = self._checkpoints(ctx)
-        with explained(str(self)):
+        with explained(str(self)), threads(ctx.config.training_threads):
             try:
                 model = train(checkpoint)
             except ValueError as error:

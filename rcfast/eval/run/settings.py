@@ -165,6 +165,7 @@ def validate(config: Config) -> None:
         config.defences,
     )
     _need(config.threads >= 0, "threads", "not be negative", config.threads)
+    _need(config.training_threads >= 0, "training_threads", "not be negative", config.training_threads)
     for name in ("validation", "test", "size"):
         value = getattr(config.data, name)
         _need(value >= 0, f"data.{name}", "not be negative", value)
