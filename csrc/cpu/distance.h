@@ -1,5 +1,6 @@
 // L2 distances of points from their example, the sum in the order of core/noise.h.
 #pragma once
+#include "../core/dtype.h"
 #include "../core/noise.h"
 #include "../core/numbers.h"
 #include "kernel_table.h"
@@ -26,14 +27,7 @@ void distance_range(const Distance& a, int64_t begin, int64_t end) {
 
 template <class N>
 void distance_points(const Distance& a, int64_t begin, int64_t end) {
-    switch (a.dtype) {
-        case Dtype::f32:
-            return distance_range<N, float>(a, begin, end);
-        case Dtype::f16:
-            return distance_range<N, core::f16>(a, begin, end);
-        case Dtype::bf16:
-            return distance_range<N, core::bf16>(a, begin, end);
-    }
+    core::with_type(a.dtype, [&](auto element) { distance_range<N, decltype(element)>(a, begin, end); });
 }
 
 }  // namespace

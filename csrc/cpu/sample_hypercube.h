@@ -2,6 +2,7 @@
 #pragma once
 #include <cstring>
 
+#include "../core/dtype.h"
 #include "../core/numbers.h"
 #include "../core/philox.h"
 #include "../core/region.h"
@@ -100,14 +101,8 @@ void sample_range(const SampleHypercube& a, int64_t begin, int64_t end) {
 
 template <class V, class Region>
 void sample_dtype(const SampleHypercube& a, int64_t begin, int64_t end) {
-    switch (a.dtype) {
-        case Dtype::f32:
-            return sample_range<V, Region, float>(a, begin, end);
-        case Dtype::f16:
-            return sample_range<V, Region, core::f16>(a, begin, end);
-        case Dtype::bf16:
-            return sample_range<V, Region, core::bf16>(a, begin, end);
-    }
+    core::with_type(a.dtype,
+                    [&](auto element) { sample_range<V, Region, decltype(element)>(a, begin, end); });
 }
 
 template <class V>

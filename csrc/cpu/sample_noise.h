@@ -5,6 +5,7 @@
 #include <cstring>
 #include <new>
 
+#include "../core/dtype.h"
 #include "../core/noise.h"
 #include "../core/numbers.h"
 #include "../core/quantile.h"
@@ -166,14 +167,8 @@ void noise_range(const SampleNoise& a, int64_t begin, int64_t end) {
 
 template <class N, bool Clamped>
 void noise_dtype(const SampleNoise& a, int64_t begin, int64_t end) {
-    switch (a.dtype) {
-        case Dtype::f32:
-            return noise_range<N, Clamped, float>(a, begin, end);
-        case Dtype::f16:
-            return noise_range<N, Clamped, core::f16>(a, begin, end);
-        case Dtype::bf16:
-            return noise_range<N, Clamped, core::bf16>(a, begin, end);
-    }
+    core::with_type(a.dtype,
+                    [&](auto element) { noise_range<N, Clamped, decltype(element)>(a, begin, end); });
 }
 
 template <class N>

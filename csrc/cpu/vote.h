@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "../core/argmax.h"
+#include "../core/dtype.h"
 #include "../core/numbers.h"
 #include "kernel_table.h"
 
@@ -77,14 +78,7 @@ void vote_range(const Vote& a, int64_t begin, int64_t end) {
 
 template <class V>
 void vote_rows(const Vote& a, int64_t begin, int64_t end) {
-    switch (a.dtype) {
-        case Dtype::f32:
-            return vote_range<V, float>(a, begin, end);
-        case Dtype::f16:
-            return vote_range<V, core::f16>(a, begin, end);
-        case Dtype::bf16:
-            return vote_range<V, core::bf16>(a, begin, end);
-    }
+    core::with_type(a.dtype, [&](auto element) { vote_range<V, decltype(element)>(a, begin, end); });
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 #include <cstring>
 #include <vector>
 
+#include "../core/dtype.h"
 #include "../core/softmax.h"
 #include "kernel_table.h"
 #include "vote.h"
@@ -56,14 +57,7 @@ void vote_soft_range(const VoteSoft& a, int64_t begin, int64_t end) {
 
 template <class V>
 void vote_soft_rows(const VoteSoft& a, int64_t begin, int64_t end) {
-    switch (a.dtype) {
-        case Dtype::f32:
-            return vote_soft_range<V, float>(a, begin, end);
-        case Dtype::f16:
-            return vote_soft_range<V, core::f16>(a, begin, end);
-        case Dtype::bf16:
-            return vote_soft_range<V, core::bf16>(a, begin, end);
-    }
+    core::with_type(a.dtype, [&](auto element) { vote_soft_range<V, decltype(element)>(a, begin, end); });
 }
 
 }  // namespace

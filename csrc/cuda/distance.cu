@@ -1,4 +1,5 @@
 // Eight threads share a point, each with four of the 32 lanes of the sum, as in sample_noise.cu.
+#include "../core/dtype.h"
 #include "../core/noise.h"
 #include "../core/numbers.h"
 #include "../kernels.h"
@@ -57,14 +58,7 @@ void launch(const Distance& a, cudaStream_t stream) {
 void distance(const Distance& args, void* stream) {
     if (args.batch == 0 || args.samples == 0) return;
     const auto on = static_cast<cudaStream_t>(stream);
-    switch (args.dtype) {
-        case Dtype::f32:
-            return launch<float>(args, on);
-        case Dtype::f16:
-            return launch<core::f16>(args, on);
-        case Dtype::bf16:
-            return launch<core::bf16>(args, on);
-    }
+    core::with_type(args.dtype, [&](auto element) { launch<decltype(element)>(args, on); });
 }
 
 }  // namespace rcfast::cuda

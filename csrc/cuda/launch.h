@@ -8,6 +8,12 @@
 #include <stdexcept>
 #include <string>
 
+#if defined(__CUDACC__)
+#define RCFAST_DEVICE __device__ __forceinline__
+#else
+#define RCFAST_DEVICE inline
+#endif
+
 namespace rcfast::cuda {
 namespace {
 

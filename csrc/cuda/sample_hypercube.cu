@@ -1,30 +1,26 @@
 // Three kernels of one walk: a thread draws its elements of one example for several samples, so that their
 // lines stay in registers, and the threads of a warp write consecutive memory, across the ends of rows too.
 // What the loop over samples costs in machine code is counted by bench/sass.py.
+#include "../core/dtype.h"
 #include "../core/numbers.h"
 #include "../core/philox.h"
 #include "../core/region.h"
 #include "../kernels.h"
 #include "launch.h"
+#include "samples.h"
 
 namespace rcfast::cuda {
 namespace {
 
 constexpr int kThreads = 256;
 constexpr int kWarp = 32;
-constexpr int kSamplesPerThread = 8;  // amortises reading x, which is twice a bf16 point
-constexpr int kColours = 3;           // channels that a thread draws together
+constexpr int kColours = 3;  // channels that a thread draws together
 
 struct Sampling {
     SampleHypercube a;
     core::RoundKeys keys;                 // of a.seed
     uint32_t exponent = core::kExponent;  // not known to the compiler, which would load it for each use anew
 };
-
-// Samples that are walked side by side, each by threads of its own.
-RCFAST_HD int64_t side_by_side(const SampleHypercube& a) {
-    return (a.samples + kSamplesPerThread - 1) / kSamplesPerThread;
-}
 
 struct alignas(16) Store {
     uint32_t w[4];
@@ -54,17 +50,12 @@ struct Walk {
           block(thread % blocks_of_row),
           first(thread / blocks_of_row),
           stride(side_by_side(a)),
-          first_sample(a.first_sample_tensor ? static_cast<uint32_t>(*a.first_sample_tensor)
-                                             : a.first_sample) {}
+          first_sample(cuda::first_sample(a)) {}
     // How many samples of the thread's are below `samples`.
     RCFAST_HD int turns(int64_t samples) const {
         return first < stride ? static_cast<int>((samples - first + stride - 1) / stride) : 0;
     }
 };
-
-RCFAST_HD core::RoundKeys keys_of(const Sampling& s) {
-    return s.a.seed_tensor ? core::round_keys(static_cast<uint64_t>(*s.a.seed_tensor)) : s.keys;
-}
 
 RCFAST_HD float radius(const SampleHypercube& a, int64_t example) {
     return a.r_each ? a.r_each[example] : static_cast<float>(a.r);
@@ -84,7 +75,7 @@ static __global__ void __launch_bounds__(kThreads) contiguous_kernel(Sampling s)
     constexpr int kStores = core::kLanes * sizeof(T) / sizeof(Store);
     const SampleHypercube& a = s.a;
     const Walk walk(a, a.n / core::kLanes);
-    const core::RoundKeys keys = keys_of(s);
+    const core::RoundKeys keys = keys_of(a, s.keys);
     const int turns = walk.turns(a.samples);
     for (int64_t example = blockIdx.y; example < a.batch; example += gridDim.y) {
         const uint64_t id = static_cast<uint64_t>(a.example_ids[example]);
@@ -118,7 +109,7 @@ static __global__ void __launch_bounds__(kThreads) colours_kernel(Sampling s) {
     const SampleHypercube& a = s.a;
     const int64_t pixels = a.n / kColours;
     const Walk walk(a, pixels / core::kLanes);
-    const core::RoundKeys keys = keys_of(s);
+    const core::RoundKeys keys = keys_of(a, s.keys);
     const int lane = threadIdx.x % kWarp;
     Store* const mine = exchange + (threadIdx.x - lane) * kStores;
     // All threads of a warp take part in each turn; what is stored ends with the last sample.
@@ -167,7 +158,7 @@ template <class Region, class T>
 static __global__ void __launch_bounds__(kThreads) any_kernel(Sampling s) {
     const SampleHypercube& a = s.a;
     const Walk walk(a, (a.n + core::kLanes - 1) / core::kLanes);
-    const core::RoundKeys keys = keys_of(s);
+    const core::RoundKeys keys = keys_of(a, s.keys);
     const int turns = walk.turns(a.samples);
     const int64_t pixels = a.n / a.channels;
     T* at[core::kLanes];  // of the first sample of the first example
@@ -218,14 +209,7 @@ void launch(const Sampling& s, cudaStream_t stream) {
 
 template <class Region>
 void launch_dtype(const Sampling& s, cudaStream_t stream) {
-    switch (s.a.dtype) {
-        case Dtype::f32:
-            return launch<Region, float>(s, stream);
-        case Dtype::f16:
-            return launch<Region, core::f16>(s, stream);
-        case Dtype::bf16:
-            return launch<Region, core::bf16>(s, stream);
-    }
+    core::with_type(s.a.dtype, [&](auto element) { launch<Region, decltype(element)>(s, stream); });
 }
 
 }  // namespace

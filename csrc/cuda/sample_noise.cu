@@ -3,19 +3,20 @@
 // of the sum, and draw its variates twice, for the sum and for the points: arithmetic is cheaper than keeping
 // them. The table of quantiles travels with the launch and is read from shared memory, where a column is a
 // bank: no two threads of a warp that read different columns meet.
+#include "../core/dtype.h"
 #include "../core/noise.h"
 #include "../core/numbers.h"
 #include "../core/philox.h"
 #include "../core/quantile.h"
 #include "../kernels.h"
 #include "launch.h"
+#include "samples.h"
 
 namespace rcfast::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kElements = 8;  // of a thread
-constexpr int kSamplesPerThread = 8;
+constexpr int kElements = 8;                           // of a thread
 constexpr int kTeam = core::kSumLanes / core::kWords;  // threads that share a point
 
 struct Job {
@@ -28,28 +29,10 @@ struct SharedTable {
     core::QuantileTable at;
 };
 
-RCFAST_HD core::RoundKeys keys_of(const Job& job) {
-    return job.a.seed_tensor ? core::round_keys(static_cast<uint64_t>(*job.a.seed_tensor)) : job.keys;
-}
-
-RCFAST_HD uint32_t first_sample(const SampleNoise& a) {
-    return a.first_sample_tensor ? static_cast<uint32_t>(*a.first_sample_tensor) : a.first_sample;
-}
-
-RCFAST_HD int64_t side_by_side(const SampleNoise& a) {
-    return (a.samples + kSamplesPerThread - 1) / kSamplesPerThread;
-}
-
 template <class T, int N>
 struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16) Pack {
     T v[N];
 };
-
-#if defined(__CUDACC__)
-#define RCFAST_DEVICE __device__ __forceinline__
-#else
-#define RCFAST_DEVICE inline
-#endif
 
 RCFAST_DEVICE void read_table(SharedTable& shared, const core::QuantileTable& table) {
     for (int i = static_cast<int>(threadIdx.x); i < core::kQuantileTerms * core::kQuantileColumns;
@@ -63,14 +46,14 @@ RCFAST_DEVICE void read_table(SharedTable& shared, const core::QuantileTable& ta
 template <bool Aligned, class T, int N>
 RCFAST_DEVICE void store(T* row, const Pack<T, N>& points, int64_t first, int count, int64_t channels,
                          int64_t pixels) {
-    if (Aligned) {
+    if constexpr (Aligned) {
         *reinterpret_cast<Pack<T, N>*>(row + first) = points;
-        return;
-    }
+    } else {
 #pragma unroll
-    for (int i = 0; i < N; ++i) {
-        const int64_t e = first + i;
-        if (i < count) row[channels == 1 ? e : e % pixels * channels + e / pixels] = points.v[i];
+        for (int i = 0; i < N; ++i) {
+            const int64_t e = first + i;
+            if (i < count) row[channels == 1 ? e : e % pixels * channels + e / pixels] = points.v[i];
+        }
     }
 }
 
@@ -85,7 +68,7 @@ static __global__ void __launch_bounds__(kThreads) independent_kernel(Job job) {
     if (first >= stride) return;
     const int64_t element = octet * kElements;
     const int count = a.n - element < kElements ? static_cast<int>(a.n - element) : kElements;
-    const core::RoundKeys keys = keys_of(job);
+    const core::RoundKeys keys = keys_of(a, job.keys);
     const auto call = static_cast<uint32_t>(element / core::kWords);
 
     for (int64_t example = blockIdx.y; example < a.batch; example += gridDim.y) {
@@ -142,7 +125,7 @@ static __global__ void __launch_bounds__(kThreads) ball_kernel(Job job) {
     read_table(table, job.table);
     const SampleNoise& a = job.a;
     const bool euclidean = a.noise != Noise::l1_ball, filled = a.noise != Noise::sphere;
-    const core::RoundKeys keys = keys_of(job);
+    const core::RoundKeys keys = keys_of(a, job.keys);
     const int mate = static_cast<int>(threadIdx.x) % kTeam;
     const int64_t points = a.batch * a.samples, teams = static_cast<int64_t>(gridDim.x) * (kThreads / kTeam);
     const int64_t team = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kTeam;
@@ -214,14 +197,7 @@ void launch_clamp(const SampleNoise& a, cudaStream_t stream) {
 void sample_noise(const SampleNoise& args, void* stream) {
     if (args.batch == 0 || args.samples == 0 || args.n == 0) return;
     const auto on = static_cast<cudaStream_t>(stream);
-    switch (args.dtype) {
-        case Dtype::f32:
-            return launch_clamp<float>(args, on);
-        case Dtype::f16:
-            return launch_clamp<core::f16>(args, on);
-        case Dtype::bf16:
-            return launch_clamp<core::bf16>(args, on);
-    }
+    core::with_type(args.dtype, [&](auto element) { launch_clamp<decltype(element)>(args, on); });
 }
 
 }  // namespace rcfast::cuda

@@ -1,6 +1,7 @@
 // Two kernels of one rule. Few labels: a thread reads a row, votes are gathered in shared memory. Many
 // labels: a warp reads a row. Counts are integers, so the order of the atomic additions leaves no trace.
 #include "../core/argmax.h"
+#include "../core/dtype.h"
 #include "../core/numbers.h"
 #include "../kernels.h"
 #include "launch.h"
@@ -81,14 +82,7 @@ void launch(const Vote& a, cudaStream_t stream) {
 void vote(const Vote& args, void* stream) {
     if (args.batch == 0 || args.samples == 0) return;
     const auto on = static_cast<cudaStream_t>(stream);
-    switch (args.dtype) {
-        case Dtype::f32:
-            return launch<float>(args, on);
-        case Dtype::f16:
-            return launch<core::f16>(args, on);
-        case Dtype::bf16:
-            return launch<core::bf16>(args, on);
-    }
+    core::with_type(args.dtype, [&](auto element) { launch<decltype(element)>(args, on); });
 }
 
 }  // namespace rcfast::cuda

@@ -1,6 +1,7 @@
 // Weighted votes: a warp reads a row, each lane every 32nd label. Everything summed is an integer, so the
 // order of additions leaves no trace.
 #include "../core/argmax.h"
+#include "../core/dtype.h"
 #include "../core/numbers.h"
 #include "../core/softmax.h"
 #include "../kernels.h"
@@ -13,12 +14,6 @@ constexpr int kThreads = 256;
 constexpr int kWarp = 32;
 constexpr unsigned kAll = 0xFFFFFFFFu;
 using Sum = unsigned long long;  // as atomicAdd takes it
-
-#if defined(__CUDACC__)
-#define RCFAST_DEVICE __device__ __forceinline__
-#else
-#define RCFAST_DEVICE inline
-#endif
 
 template <class T>
 RCFAST_DEVICE core::Leader leader_of(const T* row, int64_t labels, int lane) {
@@ -86,14 +81,7 @@ void launch(const VoteSoft& a, cudaStream_t stream) {
 void vote_soft(const VoteSoft& args, void* stream) {
     if (args.batch == 0 || args.samples == 0) return;
     const auto on = static_cast<cudaStream_t>(stream);
-    switch (args.dtype) {
-        case Dtype::f32:
-            return launch<float>(args, on);
-        case Dtype::f16:
-            return launch<core::f16>(args, on);
-        case Dtype::bf16:
-            return launch<core::bf16>(args, on);
-    }
+    core::with_type(args.dtype, [&](auto element) { launch<decltype(element)>(args, on); });
 }
 
 }  // namespace rcfast::cuda
