@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .hardware import float32_settings
 from .running import Model, attributes_of, tensors
 
 WARM = 3  # passes of a size before it is recorded: libraries choose their kernels in the first ones
@@ -53,10 +54,11 @@ def objection(module: Any) -> str | None:
 
 
 def fingerprint(module: Any) -> list[Any]:
-    """What a recorded pass has taken for granted: addresses of tensors, and attributes of the modules."""
+    """What a recorded pass has taken for granted: addresses of tensors, attributes of the modules, torch's settings."""
     if not isinstance(module, nn.Module):
         return []
-    return [*(t.data_ptr() for t in tensors(module)), attributes_of(module, inside=False)]
+    told = [value for _, _, value in float32_settings()]
+    return [*(t.data_ptr() for t in tensors(module)), attributes_of(module, inside=False), told]
 
 
 class Replays:

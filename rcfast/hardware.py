@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -37,13 +37,28 @@ def full_float32() -> Iterator[None]:
     in float32. Labels of points near a boundary differ by it (docs/voting.md says how many). Not for several threads
     with different wishes: the setting is torch's own, for the process.
     """
-    convolutions, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = convolutions.allow_tf32, products.allow_tf32
-    convolutions.allow_tf32 = products.allow_tf32 = False
+    before = float32_settings()
+    for where, name, value in before:
+        setattr(where, name, False if isinstance(value, bool) else "ieee")
     try:
         yield
     finally:
-        convolutions.allow_tf32, products.allow_tf32 = before
+        for where, name, value in before:
+            setattr(where, name, value)
+
+
+def float32_settings() -> list[tuple[Any, str, bool | str]]:
+    """What torch is told about float32 on CUDA, by whichever of its two interfaces: (object, attribute, value)."""
+    found: list[tuple[Any, str, bool | str]] = []
+    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    for old, news in ((cudnn, ("conv", "rnn")), (products, ("",))):
+        try:
+            found.append((old, "allow_tf32", old.allow_tf32))
+        except RuntimeError:  # it was set by the newer interface, and the two must not be mixed
+            for new in news:
+                where = getattr(old, new) if new else old
+                found.append((where, "fp32_precision", where.fp32_precision))
+    return found
 
 
 def automatic_dtype(device: torch.device) -> torch.dtype:

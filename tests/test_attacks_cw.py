@@ -253,19 +253,20 @@ def test_confidence_is_part_of_success(digits):
     assert (sure.noise.l2 > plain.noise.l2).all()
 
 
-@pytest.mark.parametrize("factor", [0.01, 100.0])
 @pytest.mark.parametrize(
     "attack",
     [CWL2.fast(), CWLinf.fast(c_max=2.0), CWL0.fast(c_max=20.0), IGSM.fast(loss="margin")],
     ids=lambda a: type(a).__name__,
 )
-def test_the_scale_of_logits_does_not_matter(digits, attack, factor):
+def test_the_scale_of_logits_does_not_matter(digits, attack):
     model, x, target = digits
-    one, other = attack(model, x, target), attack(lambda z: factor * model(z), x, target)
+    one = attack(model, x, target)
     assert one.success.all()
-    assert torch.equal(one.success, other.success)
-    ratio = other.noise.of(attack.norm).mean() / one.noise.of(attack.norm).mean()
-    assert float(ratio) == pytest.approx(1, abs=0.05)
+    for factor in (0.01, 100.0):
+        other = attack(lambda z, factor=factor: factor * model(z), x, target)
+        assert torch.equal(one.success, other.success)
+        ratio = other.noise.of(attack.norm).mean() / one.noise.of(attack.norm).mean()
+        assert float(ratio) == pytest.approx(1, abs=0.05)
 
 
 @pytest.mark.parametrize(

@@ -233,7 +233,14 @@ def test_the_examples_are_found() -> None:
     assert "" in examples()
 
 
-@pytest.mark.parametrize("command", examples())
+# They train residual networks or start processes that train, each by itself: half a minute.
+LONG = ("--dataset photos --set", "--processes")
+
+
+@pytest.mark.parametrize(
+    "command",
+    [pytest.param(one, marks=pytest.mark.slow if any(map(one.count, LONG)) else ()) for one in examples()],
+)
 def test_a_command_of_the_docs_works(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

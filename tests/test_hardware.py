@@ -211,3 +211,19 @@ def test_full_float32_leaves_the_settings_as_they_were(before: bool) -> None:
         assert (convolutions.allow_tf32, products.allow_tf32) == (before, before)
     finally:
         convolutions.allow_tf32, products.allow_tf32 = settings
+
+
+@pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="an older torch")
+def test_full_float32_where_torchs_newer_interface_was_used() -> None:
+    """Reading the older one, allow_tf32, is an error from then on."""
+    parts: list[Any] = [torch.backends.cudnn.conv, torch.backends.cudnn.rnn, torch.backends.cuda.matmul]
+    settings = [part.fp32_precision for part in parts]
+    try:
+        for part, value in zip(parts, ("tf32", "ieee", "tf32"), strict=True):
+            part.fp32_precision = value
+        with hardware.full_float32():
+            assert [part.fp32_precision for part in parts] == ["ieee"] * 3
+        assert [part.fp32_precision for part in parts] == ["tf32", "ieee", "tf32"]
+    finally:
+        for part, value in zip(parts, settings, strict=True):
+            part.fp32_precision = value

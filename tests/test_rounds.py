@@ -1,7 +1,7 @@
 """Rounds of a vote: what they cost the host, that their cut leaves no trace, and passes that are replayed."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pytest
@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rcfast import engine, graphs, ops, rounds
 from rcfast.classifier import RegionClassifier, Votes
+from rcfast.hardware import full_float32
 from rcfast.stopping import StoppingRule
 
 # Operators whose result the host must see: on a GPU it would wait.
@@ -274,7 +275,7 @@ def test_passes_of_a_size_are_replayed(recorder: Recorder) -> None:
     assert len(recorder.replayed) - first == 50
 
 
-@pytest.mark.parametrize("change", ["weights", "replaced", "attribute", "training only"])
+@pytest.mark.parametrize("change", ["weights", "replaced", "attribute", "training only", "full float32"])
 def test_a_changed_model_is_recorded_anew(recorder: Recorder, change: str) -> None:
     class Scaled(Network):
         scale = 1.0
@@ -293,10 +294,11 @@ def test_a_changed_model_is_recorded_anew(recorder: Recorder, change: str) -> No
             model.body[3].weight.data = -model.body[3].weight
         elif change == "attribute":
             model.scale = -1.0
-        else:
+        elif change == "training only":
             model.train()
-    after = rc.vote(images(20))
-    assert len(recorder.recorded) == (2 if change in ("replaced", "attribute") else 1)
+    with full_float32() if change == "full float32" else nullcontext():
+        after = rc.vote(images(20))
+    assert len(recorder.recorded) == (2 if change in ("replaced", "attribute", "full float32") else 1)
     assert same(
         after, RegionClassifier(model, 0.3, m=100, stop=None, chunk=100, cuda_graphs=False).vote(images(20))
     )
