@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,11 +16,27 @@ import torch
 
 from rcfast import data, models, training
 
+# Files that take longest, so that none is begun when the others are done; those with slow tests come before them.
+LONGEST = (
+    *(
+        "attacks_cw",
+        "attacks_independence",
+        "disk_full",
+        "attacks_any_model",
+        "docs",
+        "checks",
+        "eval_output",
+    ),
+    *("stopping", "attacks_external", "running", "eval_run", "native", "attacks_region", "sample_noise"),
+    *("sample_hypercube", "training", "eval_report", "attacks_optmargin", "gpu_script", "attacks_inputs"),
+)
+
 
 def pytest_configure(config: pytest.Config) -> None:
-    """With -n, a file stays with one worker, and so do its fixtures."""
+    """With -n, a file stays with one worker, and so do its fixtures; in the order in which they are collected."""
     if getattr(config.option, "dist", "no") == "load":
         config.option.dist = "loadfile"
+        config.option.loadscopereorder = False
 
 
 def _root(*names: str) -> Path | None:
@@ -36,7 +53,11 @@ def _cifar10_root() -> Path | None:
     return _root("cifar10.npz", "cifar10/train_labels.npy")
 
 
+@pytest.hookimpl(trylast=True)  # when tests that are not asked for have left
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    place = {f"test_{name}": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: (-slow[item.path], place.get(item.path.stem, len(place))))
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="no CUDA device on this machine"))
