@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -57,6 +57,43 @@ def half(model: AttackedModel, x: Tensor) -> AttackedModel:
     except (RuntimeError, TypeError):  # not every module can be called under autocast
         return model
     return _calling(model, lower) if _close(exact, rough) else model
+
+
+def logits_in_parts(model: AttackedModel, x: Tensor, rows: Tensor) -> Tensor:
+    """Logits [n,L] of x [n,...], with their graph; where it would not fit into memory, a pass in parts and another one.
+
+    rows [n]: which examples of the batch these are.
+    """
+    if len(x) <= model.limit:
+        return model.logits(x, rows)
+    logits: Tensor = _InParts.apply(x, rows, model)
+    return logits
+
+
+class _InParts(torch.autograd.Function):
+    """Logits without a graph, at most `limit` rows at once; the graph of each part is made when its slope is wanted.
+
+    Not torch's checkpoints: their hooks are forbidden to models that use function transforms.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor, model: AttackedModel) -> Tensor:
+        ctx.save_for_backward(x, rows)
+        ctx.model = model
+        return model.predict(x, rows)
+
+    @staticmethod
+    def backward(ctx: Any, wanted: Tensor) -> tuple[Tensor | None, ...]:
+        x, rows = ctx.saved_tensors
+        grads = []
+        for part, row, slope in zip(*(t.split(ctx.model.limit) for t in (x, rows, wanted)), strict=True):
+            with torch.enable_grad():
+                leaf = part.detach().requires_grad_(True)
+                logits = ctx.model.logits(leaf, row)
+                if not logits.requires_grad:
+                    raise TypeError("model must be differentiable: its logits carry no gradient in x")
+                grads += torch.autograd.grad(logits, leaf, slope)
+        return torch.cat(grads), None, None
 
 
 def _close(exact: Tensor, rough: Tensor) -> bool:

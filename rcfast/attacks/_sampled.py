@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from rcfast import ops
-from rcfast.attacks._passes import channels_last
+from rcfast.attacks._passes import channels_last, logits_in_parts
 from rcfast.attacks.base import Attack, AttackedModel, margin, network_of, per_row
 from rcfast.classifier import RegionClassifier, Votes
 from rcfast.regions import Region, check_int, content_ids
@@ -139,7 +139,7 @@ class Sampled:
                 leaf = x[some].detach().requires_grad_(True)
                 points = self._points(leaf, rows[some], first, samples)
                 asked = rows[some].repeat_interleave(samples)
-                logits = self.network.logits(points.flatten(0, 1), asked)
+                logits = logits_in_parts(self.network, points.flatten(0, 1), asked)
                 if not logits.requires_grad:
                     raise TypeError("model must be differentiable: its logits carry no gradient in x")
                 logits = logits.unflatten(0, (len(some), samples))
@@ -155,14 +155,15 @@ class Sampled:
         for some in self._groups(len(x), samples):
             some = some.to(x.device)
             points = self._points(x[some], rows[some], first, samples).flatten(0, 1)
-            found.append(self.network.logits(points, rows[some].repeat_interleave(samples)))
+            found.append(self.network.predict(points, rows[some].repeat_interleave(samples)))
         return torch.cat(found).unflatten(0, (len(x), samples))
 
     def differentiable(self, x: Tensor, rows: Tensor, *, first: int, samples: int) -> Tensor:
         """Logits [n,k,L] of points ``first`` to ``first + k`` around x [n,...], with their graph."""
         samples = samples if self.votes else 1
         points = self._points(x, rows, first, samples).flatten(0, 1)
-        return self.network.logits(points, rows.repeat_interleave(samples)).unflatten(0, (len(x), samples))
+        logits = logits_in_parts(self.network, points, rows.repeat_interleave(samples))
+        return logits.unflatten(0, (len(x), samples))
 
     def answers(self, x: Tensor, rows: Tensor) -> Tensor:
         """What the attacked model itself says of x [n,...]: votes per label [n,L], or logits with their graph."""

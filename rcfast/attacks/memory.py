@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import mmap
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
@@ -23,15 +24,63 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    available = 2 << 30  # where the system does not tell
-    meminfo = Path("/proc/meminfo")
-    if meminfo.exists():
-        lines = dict(line.split(":", 1) for line in meminfo.read_text().splitlines() if ":" in line)
-        available = int(lines.get("MemAvailable", "2097152 kB").split()[0]) << 10
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.exists() and used.exists() and (text := limit.read_text().strip()).isdigit():
-        available = min(available, int(text) - int(used.read_text()))
-    return max(available, 0)
+    return free_of_system(Path("/"))
+
+
+def free_of_system(root: Path) -> int:
+    """Bytes of memory that this process can still take: those free, and left by the limits that it runs under.
+
+    root: where the file system begins.
+    """
+    meminfo = _numbers(root / "proc/meminfo")
+    available = meminfo.get("MemAvailable:", 2 << 20) << 10  # 2 GiB where the system does not tell
+    return max(0, min([available, *_left_by_groups(root), *_left_of_addresses(root)]))
+
+
+def _left_by_groups(root: Path) -> Iterator[int]:
+    """Bytes left by every control group with a limit that holds this process, of version 2 and 1.
+
+    Pages of files that the kernel drops before it refuses memory count as free.
+    """
+    for line in _lines(root / "proc/self/cgroup"):
+        number, controllers, path = line.split(":", 2)
+        if number == "0":
+            top, most, used, cached = "", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            top, most, used = "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+            cached = "total_inactive_file"
+        else:
+            continue
+        top_folder, inside = root / "sys/fs/cgroup" / top, Path(path.lstrip("/"))
+        for folder in (top_folder / inside, *(top_folder / parent for parent in inside.parents)):
+            limit, taken = _first(folder / most), _first(folder / used)
+            if limit.isdigit() and taken.isdigit():  # "max" where there is none; in a container the top alone
+                yield int(limit) - int(taken) + _numbers(folder / "memory.stat").get(cached, 0)
+
+
+def _left_of_addresses(root: Path) -> Iterator[int]:
+    """Bytes that ``ulimit -v`` leaves."""
+    limits, pages = _lines(root / "proc/self/limits"), _first(root / "proc/self/statm").split()
+    soft = next((line.split()[3] for line in limits if line.startswith("Max address space")), "")
+    if soft.isdigit() and pages:
+        yield int(soft) - int(pages[0]) * mmap.PAGESIZE
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _first(path: Path) -> str:
+    return next(iter(_lines(path)), "")
+
+
+def _numbers(path: Path) -> dict[str, int]:
+    """The first number of every line, by the word before it."""
+    words = (line.split() for line in _lines(path))
+    return {word[0]: int(word[1]) for word in words if len(word) > 1 and word[1].isdigit()}
 
 
 def saved_bytes(model: Callable[[Tensor], Tensor], x: Tensor) -> int:
@@ -57,8 +106,6 @@ def rows_that_fit(model: Callable[[Tensor], Tensor], x: Tensor, held: int = HELD
     example that it was given.
     """
     cap = ROWS_CUDA if x.device.type == "cuda" else ROWS_CPU
-    if len(x) == 1:
-        return cap
     input_bytes = x[0].numel() * x.element_size()
     free = free_bytes(x.device)
     budget = max(free // 2 - WHOLE * len(x) * input_bytes, free // 16)
@@ -67,9 +114,9 @@ def rows_that_fit(model: Callable[[Tensor], Tensor], x: Tensor, held: int = HELD
 
 
 def _saved_by_a_row(model: Callable[[Tensor], Tensor], x: Tensor) -> int:
-    """Bytes that autograd keeps for one row of x [N,...], N >= 2; a guess where that cannot be found out."""
+    """Bytes that autograd keeps for one row of x [N,...]; a guess where that cannot be found out."""
     model = eager(model)  # a compiled model would compile anew for the two sizes
     try:
-        return max(saved_bytes(model, x[:2]) - saved_bytes(model, x[:1]), 0)
+        return max(saved_bytes(model, x[[0, -1]]) - saved_bytes(model, x[:1]), 0)
     except Exception:  # function transforms forbid the hooks; what is wrong with the model itself shows later
         return ASSUMED * x[0].numel() * x.element_size()

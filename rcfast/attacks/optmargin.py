@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from rcfast.attacks._passes import logits_in_parts
 from rcfast.attacks._sampled import Sampled, SampledAttack, key, uniform
 from rcfast.attacks.base import AttackedModel, check_counts, check_positive, margin
 from rcfast.attacks.cwl2 import CWL2
@@ -33,7 +34,7 @@ class _Around(AttackedModel):
         points = x[:, None] + self.moves[rows]
         points = points.clamp(0, 1) if self.clip else points
         asked = rows.repeat_interleave(self.moves.shape[1])
-        logits = self.inner.logits(points.flatten(0, 1), asked)
+        logits = logits_in_parts(self.inner, points.flatten(0, 1), asked)
         margins = margin(logits, self.labels[asked], targeted=self.targeted).view(len(x), -1)
         missed = margins.clamp(max=0).sum(1)
         lead = torch.where(missed < 0, missed, margins.amin(1))
