@@ -4,6 +4,7 @@ import hashlib
 import json
 import sys
 from collections.abc import Iterator
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 from typing import Any
 
@@ -131,6 +132,118 @@ def test_installed_packages_are_part_of_a_key_by_version(
     base, real = digest(tmp_path), metadata.version
     monkeypatch.setattr(metadata, "version", lambda name: "0.0" if name == "numpy" else real(name))
     assert digest(tmp_path) != base
+
+
+def test_a_compiled_module_of_ones_own_is_part_of_a_key(tmp_path: Path) -> None:
+    file = tmp_path / f"own_fast{EXTENSION_SUFFIXES[0]}"
+    keys = set()
+    for content in (b"one", b"two", b"two"):
+        file.write_bytes(content)
+        keys.add(digest(tmp_path, mine=FILES["mine"] + "    import own_fast\n"))
+    assert len(keys) == 2
+
+
+@pytest.mark.parametrize("folder", ["site-packages", "dist-packages"])
+def test_what_is_installed_elsewhere_is_known_by_its_version(
+    folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "lib" / folder
+    elsewhere.mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(elsewhere))
+    keys = set()
+    for content in ("one = 1\n", "two = 22\n"):
+        (elsewhere / "own_installed.py").write_text(content)
+        keys.add(digest(tmp_path, mine=FILES["mine"] + "    import own_installed\n"))
+    assert len(keys) == 1
+
+
+class Scaled(nn.Module):
+    """What no parameter and no buffer says."""
+
+    def __init__(self, **held: Any) -> None:
+        super().__init__()
+        self.net = nn.Linear(2, 2)
+        nn.init.ones_(self.net.weight)
+        nn.init.zeros_(self.net.bias)
+        vars(self).update(held)
+
+
+def test_networks_are_told_apart_by_what_is_set_in_their_modules() -> None:
+    held: list[dict[str, Any]] = [
+        {},
+        {"scale": 1.0},
+        {"scale": 2.0},
+        {"_scale": 2.0},
+        {"mean": torch.zeros(2)},
+        {"mean": torch.ones(2)},
+        {"mean": torch.ones(2).to_sparse()},
+        {"sizes": [2, (3, 4)]},
+        {"sizes": [2, (3, 5)]},
+        {"index": torch.tensor(2**24)},
+        {"index": torch.tensor(2**24 + 1)},
+        {"turn": torch.tensor([1j])},
+        {"turn": torch.tensor([2j])},
+    ]
+    keys = [weights_digest(Scaled(**one)) for one in held]
+    same = {5, 6}  # sparse or not, the values count
+    assert len(set(keys)) == len(held) - len(same) + 1
+    assert [weights_digest(Scaled(**one)) for one in held] == keys
+    assert weights_digest(Scaled(scale=1.0).train()) == weights_digest(Scaled(scale=1.0).eval())
+    assert weights_digest(nn.Sequential(nn.ReLU())) != weights_digest(nn.Sequential(nn.Tanh()))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_quantised_networks_are_told_apart() -> None:
+    def quantised(value: float) -> nn.Module:
+        net = nn.Sequential(nn.Linear(4, 2)).eval()
+        nn.init.constant_(net[0].weight, value)
+        nn.init.zeros_(net[0].bias)
+        return torch.ao.quantization.quantize_dynamic(net, {nn.Linear})
+
+    assert weights_digest(quantised(1.0)) == weights_digest(quantised(1.0))
+    assert weights_digest(quantised(1.0)) != weights_digest(quantised(2.0))
+
+
+READS = """
+import json
+from pathlib import Path
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.scale = json.loads(Path("own.json").read_text())["scale"]
+        self.net = nn.Linear(64, 10)
+
+    def forward(self, x):
+        return self.net(self.scale * x.flatten(1))
+"""
+
+
+def test_a_network_is_trained_anew_where_a_file_that_it_reads_has_changed(tmp_path: Path) -> None:
+    write(tmp_path, reads=READS)
+    settings = [word for setting in SMALL for word in ("--set", setting)]
+    command = [
+        "--model",
+        "reads:Net",
+        "--only",
+        "table3",
+        "--set",
+        'defences=["point"]',
+        "--out",
+        "out",
+        "--quiet",
+    ]
+    reused = []
+    for scale in (1, 1, 0):
+        (tmp_path / "own.json").write_text(json.dumps({"scale": scale}))
+        assert cli.main([*settings, *command]) == cli.DONE
+        times = json.loads((tmp_path / "out" / "timings.json").read_text())
+        reused.append(next(stage["reused"] for stage in times if stage["name"] == "train"))
+    assert reused == [False, True, False]
+    results = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert results["accuracy"][0]["correct"] / results["accuracy"][0]["n"] < 0.3  # it sees nothing
 
 
 def test_weights_are_told_apart_in_every_precision() -> None:

@@ -157,14 +157,42 @@ def region_judge(network: Network, r: float, vote: Vote) -> Judge:
 
 
 def weights_digest(model: nn.Module, described: Mapping[str, Any] | None = None) -> str:
-    """Return the sha256 of a network's parameters and buffers, with its class and `described`."""
-    arrays = {name: _array(value) for name, value in model.state_dict().items()}
-    kind = f"{type(model).__module__}.{type(model).__qualname__}|{sorted((described or {}).items())}"
+    """Return the sha256 of what a network is made of, with `described`.
+
+    Parameters and buffers; the classes of its modules, and what is set in them beside: numbers, strings and tensors.
+    """
+    told = [_class(model), str(sorted((described or {}).items()))]
+    arrays: dict[str, np.ndarray] = {}
+    for name, value in model.state_dict().items():
+        _tell(name, value, told, arrays)
     if isinstance(model, torch.jit.ScriptModule):  # a frozen one holds its weights in its code
         graph = model.inlined_graph
         arrays |= {f"constant {k}": _array(value) for k, value in enumerate(_constants(graph))}
-        kind += "|" + re.sub(r"___torch_mangle_\d+|#.*", "", str(graph))
-    return hashlib.sha256(f"{kind}|{digest_arrays(arrays)}".encode()).hexdigest()
+        told.append(re.sub(r"___torch_mangle_\d+|#.*", "", str(graph)))
+    for name, module in () if isinstance(model, torch.jit.ScriptModule) else model.named_modules():
+        told.append(f"{name} {_class(module)}")
+        for key, value in sorted(vars(module).items()):
+            if key not in _TORCHS_OWN:
+                _tell(f"{name} {key}", value, told, arrays)
+    return hashlib.sha256(f"{'|'.join(told)}|{digest_arrays(arrays)}".encode()).hexdigest()
+
+
+_TORCHS_OWN = set(vars(nn.Module()))  # modes, hooks, and what the state has
+
+
+def _class(thing: object) -> str:
+    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+
+
+def _tell(name: str, value: object, told: list[str], arrays: dict[str, np.ndarray]) -> None:
+    """Add what is the same in every process: tensors, numbers, strings, and lists of these."""
+    if isinstance(value, Tensor):
+        arrays[name] = _array(value)
+    elif isinstance(value, list | tuple):
+        for k, part in enumerate(value):
+            _tell(f"{name} {k}", part, told, arrays)
+    elif value is None or isinstance(value, bool | int | float | str | torch.dtype):
+        told.append(f"{name} {value}")
 
 
 def _constants(graph: Any) -> Iterator[Tensor]:
@@ -178,7 +206,13 @@ def _constants(graph: Any) -> Iterator[Tensor]:
 def _array(value: Tensor) -> np.ndarray:
     """Values as they are; those that NumPy does not know as float32, which holds them."""
     value = value.detach().cpu()
-    return value.numpy() if value.dtype == torch.float64 else value.float().numpy()
+    if value.is_quantized:
+        value = value.dequantize()
+    if value.layout != torch.strided:
+        value = value.to_dense()
+    if value.is_complex():
+        value = torch.view_as_real(value.resolve_conj())
+    return value.float().numpy() if value.dtype in (torch.float16, torch.bfloat16) else value.numpy()
 
 
 def user_defence(spec: str, network: Network, dataset: Any) -> tuple[Judge, Network | None]:

@@ -41,9 +41,9 @@ def load_factory(spec: str, *, option: str) -> Callable[..., Any]:
 def code_digest(factory: Callable[..., Any]) -> str:
     """Return the sha256 of all code that a factory's module is made of, so that a changed one is measured anew.
 
-    The source of the module and of all that it imports, one from the other, outside installed packages; of
-    installed packages the version. Found are import statements wherever they stand, not imports by computed
-    names.
+    The source of the module and of all that it imports, one from the other, outside installed packages, of compiled
+    ones the file; of installed packages the version. Found are import statements wherever they stand, not imports
+    by computed names.
     """
     importlib.invalidate_caches()
     module = inspect.getmodule(factory)
@@ -58,7 +58,8 @@ def code_digest(factory: Callable[..., Any]) -> str:
             others.add(name)
             continue
         sources[name] = path.read_bytes()
-        todo += _imported(sources[name], name, is_package=path.name == "__init__.py")
+        if path.suffix == ".py":
+            todo += _imported(sources[name], name, is_package=path.name == "__init__.py")
     for name in sorted(sources):
         total.update(f"{name}\n".encode() + sources[name] + b"\0")
     for name in sorted({name.partition(".")[0] for name in others} - set(sources)):
@@ -94,10 +95,15 @@ def _source(name: str) -> Path | None:
         return None
     file = getattr(known, "__file__", None) or (spec.origin if spec is not None else None)
     path = Path(file).resolve() if file is not None else None
-    if path is None or path.suffix != ".py" or not path.is_file():
-        return None
-    installed = {Path(sysconfig.get_path(key)).resolve() for key in ("purelib", "platlib", "stdlib")}
-    return None if any(path.is_relative_to(folder) for folder in installed) else path
+    return None if path is None or not path.is_file() or _installed(path) else path
+
+
+def _installed(path: Path) -> bool:
+    """Whether a file belongs to Python or an installed package: this environment's, the user's or the system's."""
+    folders = {Path(sysconfig.get_path(key)).resolve() for key in ("purelib", "platlib", "stdlib")}
+    return bool({"site-packages", "dist-packages"} & set(path.parts)) or any(
+        path.is_relative_to(folder) for folder in folders
+    )
 
 
 def _version(package: str) -> str:

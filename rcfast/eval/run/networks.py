@@ -145,7 +145,7 @@ def _builder(ctx: Context) -> tuple[Callable[[], nn.Module], Described, nn.Modul
         return again, {"architecture": {**architecture, "seed": seed}}, given
     factory = load_factory(source, option="--model")
     described = {"factory": source, "code": code_digest(factory), "seed": seed}
-    return lambda: fresh(factory(), seed), described, given
+    return lambda: fresh(factory, seed), described, given
 
 
 def given_network(config: Config, *, train: bool = False) -> nn.Module | None:
@@ -175,12 +175,14 @@ def versions_of(source: str) -> dict[str, str]:
     return {name: metadata.version(name) for name in ("torch", library)}
 
 
-def fresh(model: nn.Module, seed: int) -> nn.Module:
-    """Give every layer new random weights that depend on `seed` alone.
+def fresh(factory: Callable[[], nn.Module], seed: int) -> nn.Module:
+    """Return what the factory makes, every layer with new random weights that depend on `seed` alone.
 
     Raises ConfigError for a layer that holds parameters but cannot reset them.
     """
     with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        model = factory()  # may draw what no layer resets
         torch.random.default_generator.manual_seed(seed)
         for name, module in model.named_modules():
             reset = getattr(module, "reset_parameters", None)
@@ -222,9 +224,12 @@ def _recipe(ctx: Context, name: str) -> tuple[Described, Callable[[Path], nn.Mod
         common["temperature"] = settings.pop("temperature", 100.0)
         recipe_for = partial(training.distilled_recipe, temperature=common["temperature"])
     try:
-        inputs["recipe"] = asdict(recipe_for(make(), **settings).on(ctx.device))
+        untrained = make()
+        inputs["recipe"] = asdict(recipe_for(untrained, **settings).on(ctx.device))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"train.{name}: {error}") from error
+    if "architecture" not in described:  # a factory may read files, a folder may have another configuration
+        inputs["made"] = weights_digest(untrained)
     if name == "distillation":
         inputs["temperature"] = float(common["temperature"])
 
