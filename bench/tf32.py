@@ -4,12 +4,14 @@
 
 TF32 keeps 10 of the 23 bits of the mantissas of a convolution's inputs and weights and adds up in float32. Here both
 are rounded so before each convolution, and the labels of the same points compared with those of float32; the order of
-the sums, which also differs between devices, is not in it. bfloat16 beside it, as votes in dtype="auto" use it.
+the sums, which also differs between devices, is not in it. bfloat16 beside it, as votes in dtype="auto" use it, where
+the processor has units for it.
 """
 
 import argparse
 import copy
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -19,8 +21,10 @@ from throughput import LENGTHS
 from torch import Tensor, nn
 
 from rcfast import RegionClassifier, regions
+from rcfast.hardware import has_bfloat16_units
 
 ROWS = 500
+Way = tuple[Callable[[Tensor], Tensor], nn.Module, torch.dtype]  # labels of points, and how to vote so
 
 
 def rounded(values: Tensor) -> Tensor:
@@ -57,11 +61,10 @@ def main() -> int:
     )
     r, x = LENGTHS.get(name, 0.1), dataset.test.x[: arguments.images]
     twin = in_tf32(model)
-    reduced = copy.deepcopy(model).to(torch.bfloat16)
-    ways = {
-        "tf32 convolutions": (lambda p: labels(twin, p), twin, None),
-        "bfloat16": (lambda p: labels(reduced, p.bfloat16()), model, torch.bfloat16),
-    }
+    ways: dict[str, Way] = {"tf32 convolutions": (lambda p: labels(twin, p), twin, torch.float32)}
+    if has_bfloat16_units(x.device):
+        reduced = copy.deepcopy(model).to(torch.bfloat16)
+        ways["bfloat16"] = (lambda p: labels(reduced, p.bfloat16()), model, torch.bfloat16)
     base = RegionClassifier(model, r, m=M, stop=None, dtype=torch.float32).vote(x)
     rows = []
     for way, (label, voter, dtype) in ways.items():

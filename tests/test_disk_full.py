@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from rcfast import data, models, training
 from rcfast.eval import cli
@@ -90,6 +91,7 @@ def evaluate(out: str) -> int:
     )
 
 
+@pytest.mark.slow  # in short, within one process: test_eval_run.py::test_the_full_disk_leaves_a_run_that_goes_on
 def test_the_command_says_so_and_goes_on_when_there_is_room(tmp_path: Path) -> None:
     out, whole = tmp_path / "out", tmp_path / "whole"
     done = limited(f"sys.exit(test_disk_full.evaluate({str(out)!r}))")

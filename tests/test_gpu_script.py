@@ -7,10 +7,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
+
+from rcfast import data
 
 BENCH = Path(__file__).resolve().parent.parent / "bench"
 sys.path.insert(0, str(BENCH))
 import gpu_steps  # noqa: E402
+import tf32  # noqa: E402
 
 STEPS = ["build", "device", "tests", "kernels", "votes", "memcheck", "racecheck", "sass", "attacks"]
 STUB = """#!/bin/sh
@@ -112,3 +117,29 @@ def test_the_device_must_be_there() -> None:
 def test_each_kernel_has_the_bits_of_the_cpu(capsys: pytest.CaptureFixture[str]) -> None:
     gpu_steps.kernels("cpu")
     assert "the bits of the CPU" in capsys.readouterr().out
+
+
+def test_tf32_keeps_ten_bits_of_what_convolutions_multiply() -> None:
+    half = 2.0**-11  # of the last of ten bits, at 1
+    values = torch.tensor([1.0, 1 + half, 1 + 0.9 * half, 1 + 3 * half, -1 - half, 0.0, 2.0**-20])
+    kept = torch.tensor([1.0, 1 + 2 * half, 1.0, 1 + 4 * half, -1 - 2 * half, 0.0, 2.0**-20])
+    assert torch.equal(tf32.rounded(values), kept)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten()).eval()
+    x, weight = torch.rand(3, 1, 5, 5), model[0].weight.detach().clone()
+    with torch.no_grad():
+        expected = nn.functional.conv2d(tf32.rounded(x), tf32.rounded(weight), model[0].bias).flatten(1)
+        assert torch.equal(tf32.in_tf32(model)(x), expected)
+        assert not torch.equal(model(x), expected)
+    assert torch.equal(model[0].weight, weight)
+
+
+def test_what_tf32_does_is_measured(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], digits: data.Dataset
+) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10)).eval()
+    monkeypatch.setattr(tf32, "dataset_and_model", lambda *_: (digits, model, "digits"))
+    monkeypatch.setattr(tf32, "M", 50)
+    monkeypatch.setattr(sys, "argv", ["tf32.py", "--images", "3"])
+    assert tf32.main() == 0
+    assert " of 150 " in capsys.readouterr().out
