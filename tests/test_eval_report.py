@@ -230,6 +230,7 @@ def test_report_has_everything(results: Results, read: tuple[str, _Page]) -> Non
             "attacks.budget",
         ),
         *("a test's", "1.7 times", "arXiv:1709.05583", "3 vote seeds"),
+        *("The votes were computed in float32", "in float32 (the processor has none of them)"),
     ):
         assert said in page.text, said
     assert page.tags.count("figure") == 12
