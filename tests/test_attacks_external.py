@@ -49,7 +49,7 @@ def test_runs_on_networks_and_votes_and_gives_the_same_in_any_company(library, v
 
 @pytest.mark.skipif("foolbox" not in HAVE, reason="foolbox is not installed")
 def test_is_stopped_at_its_budget_and_keeps_the_best_it_saw():
-    net, x = linear(12, 2), images(4)
+    net, x = linear(12, 2), images(2)
     labels = predicted(net, x.double())
     asked = []
 
