@@ -359,6 +359,7 @@ def main() -> int:
     add("--fresh", action="store_true", help="measure anew what is there")
     add("--out", type=Path, help="result file (default: bench/results/attacks-<device>.json)")
     add("--vote", action="store_true", help="attacks on the vote, see bench/vote_attacks.py")
+    add("--r", type=float, help="with --vote: of the vote, see bench/vote_attacks.py")
     add("--peer", type=Path, help="with --vote: a checkout of AutoAttack")
     args = parser.parse_args()
     if args.vote:

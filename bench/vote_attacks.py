@@ -2,8 +2,9 @@
 
 Each piece (one attack on one image with all its targets, or one budget of APGD) is kept in
 bench/results/attacks-vote-<device>.json as soon as it is measured; a run that was interrupted goes on with the next
-one, as long as network and images are the same. Success is judged for everybody by exact votes under three fresh
-seeds and ids. `--peer FOLDER`: a checkout of AutoAttack, for its APGD.
+one, as long as network, images and r are the same. Success is judged for everybody by exact votes under three fresh
+seeds and ids. `--peer FOLDER`: a checkout of AutoAttack, for its APGD. `--r`: by default 0.3 for MNIST and the digits
+at its size; for others learnt here, on LEARNT validation images in steps of 0.01 with m = 100.
 """
 
 from __future__ import annotations
@@ -26,27 +27,30 @@ from common import RESULTS, commit, dataset_and_model, header, slug, table, writ
 from torch import Tensor, nn
 from vote_bars import bars
 
-from rcfast import RegionClassifier
+from rcfast import RegionClassifier, learn_length
 from rcfast.attacks import APGD, CWL2, AttackResult, Judgement, OptMargin, RegionCW, external, judge
 from rcfast.attacks.base import Attack
 
 Piece = dict[str, Any]
-R = 0.3
+R, LEARNT = 0.3, 500
 CONFIDENCES = tuple(range(0, 41, 5))
 ALPHAS = (0.25, 0.5, 0.75, 1.0, 1.5, 2.0)
 # Of the literature on this very defence, and of smaller ones where the network still resists.
 LINF, L2 = (0.1, 0.15, 0.2, 0.22, 0.3, 0.66), (1.5, 2.0, 3.0, 4.0, 8.0)
 INF = float("inf")
+ON_VOTE = ((INF, 0.66), (2.0, 8.0), (INF, 0.22), (2.0, 4.0))
+CIFAR10 = ((INF, 0.1), (2.0, 3.0), (INF, 0.01), (2.0, 0.3))  # on the vote and on the network alike
 
 
 @dataclass
 class Task:
-    """Images x [N,C,H,W] that the network labels correctly, y [N]."""
+    """Images x [N,C,H,W] that the network labels correctly, y [N]; r of the vote."""
 
     model: nn.Module
     x: Tensor
     y: Tensor
     classes: int
+    r: float
 
     def rows(self, image: int) -> tuple[Tensor, Tensor]:
         """An image once for each wrong class, and these classes."""
@@ -78,9 +82,9 @@ def timed(attack: Attack, model: Any, x: Tensor, labels: Tensor) -> tuple[Attack
     return attack(model, x, labels), time.perf_counter() - began
 
 
-def on_vote(task: Task, image: int, attack: Attack, *, r: float = R, m: int = 1000) -> Piece:
+def on_vote(task: Task, image: int, attack: Attack, *, times: float = 1.0, m: int = 1000) -> Piece:
     x, targets = task.rows(image)
-    vote = RegionClassifier(task.model, r, m=m)
+    vote = RegionClassifier(task.model, times * task.r, m=m)
     result, seconds = timed(attack, vote, x, targets)
     return judged(vote, result, targets, targeted=True, seconds=seconds)
 
@@ -106,7 +110,7 @@ def combined(task: Task, image: int) -> Piece:
     `plain`: without the lengthening, as the paper's CA-L2. `started`: RegionCW from there.
     """
     x, targets = task.rows(image)
-    vote = RegionClassifier(task.model, R)
+    vote = RegionClassifier(task.model, task.r)
     began = time.perf_counter()
     best = {name: (x.clone(), torch.full((len(x),), INF)) for name in ("plain", "lengthened")}
     for k in CONFIDENCES:
@@ -143,7 +147,7 @@ def _as_result(x: Tensor, adversarial: Tensor, success: Tensor) -> AttackResult:
 def label_only(task: Task, image: int) -> Piece:
     """HopSkipJump sees the label of the vote alone, and wants any other one."""
     x, y = task.x[image : image + 1], task.y[image : image + 1]
-    vote = RegionClassifier(task.model, R)
+    vote = RegionClassifier(task.model, task.r)
     attack = external("foolbox:HopSkipJumpAttack", queries=1000, max_gradient_eval_steps=100)
     result, seconds = timed(attack, vote, x, y)
     return judged(vote, result, y, targeted=False, seconds=seconds)
@@ -168,32 +172,33 @@ def apgd(task: Task, norm: float, eps: float, loss: str, peer: Path | None) -> P
 
 
 def on_vote_within(task: Task, norm: float, eps: float) -> Piece:
-    vote = RegionClassifier(task.model, R)
+    vote = RegionClassifier(task.model, task.r)
     result, seconds = timed(APGD(eps=eps, norm=norm, steps=30, eot=8), vote, task.x, task.y)
     return judged(vote, result, task.y, targeted=False, seconds=seconds)
 
 
-def pieces(task: Task, many: Task, peer: Path | None) -> dict[str, Callable[[], Piece]]:
-    """What is measured, in the order of what matters."""
+def pieces(task: Task, many: Task, peer: Path | None, name: str) -> dict[str, Callable[[], Piece]]:
+    """What is measured of the data set of this name, in the order of what matters."""
     found: dict[str, Callable[[], Piece]] = {}
     images = range(len(task.x))
     for i in images:
         found[f"region_cw {i}"] = partial(on_vote, task, i, RegionCW())
     for i in images:
         found[f"combined {i}"] = partial(combined, task, i)
-    for norm, budgets in ((INF, LINF), (2.0, L2)):
-        for eps in budgets:
-            for loss in ("ce", "dlr"):
-                found[f"apgd L{norm:g} {eps:g} {loss}"] = partial(apgd, many, norm, eps, loss, peer)
-    for norm, eps in ((INF, 0.66), (2.0, 8.0), (INF, 0.22), (2.0, 4.0)):
+    budgets = CIFAR10 if name == "cifar10" else (*((INF, eps) for eps in LINF), *((2.0, eps) for eps in L2))
+    for norm, eps in budgets:
+        for loss in ("ce", "dlr"):
+            found[f"apgd L{norm:g} {eps:g} {loss}"] = partial(apgd, many, norm, eps, loss, peer)
+    for norm, eps in CIFAR10 if name == "cifar10" else ON_VOTE:
         found[f"eot L{norm:g} {eps:g}"] = partial(on_vote_within, task, norm, eps)
     for i in images:
-        found[f"opt_margin {i}"] = partial(on_vote, task, i, OptMargin(targeted=True))
+        found[f"opt_margin {i}"] = partial(on_vote, task, i, OptMargin(targeted=True, scaled=False))
     for i in images[:3]:
         found[f"hop_skip_jump {i}"] = partial(label_only, task, i)
     for i in images[:2]:
-        for r in (0.1, 0.2, 0.4):
-            found[f"r={r:g} {i}"] = partial(on_vote, task, i, RegionCW(), r=r)
+        for thirds in (1, 2, 4):
+            times = thirds / 3
+            found[f"r={times * task.r:g} {i}"] = partial(on_vote, task, i, RegionCW(), times=times)
         for m in (100, 10_000):
             found[f"m={m} {i}"] = partial(on_vote, task, i, RegionCW(), m=m)
     return found
@@ -206,7 +211,12 @@ def task_of(model: nn.Module, dataset: Any, count: int, seed: int) -> Task:
     x, y = dataset.test.x[order], dataset.test.y[order]
     with torch.no_grad():
         right = (model(x).argmax(1) == y).nonzero().flatten()[:count]
-    return Task(model, x[right], y[right], dataset.num_classes)
+    return Task(model, x[right], y[right], dataset.num_classes, R)
+
+
+def learnt(model: nn.Module, dataset: Any) -> float:
+    x, y = dataset.validation.x[:LEARNT], dataset.validation.y[:LEARNT]
+    return learn_length(model, x, y, step=0.01, m=100).r
 
 
 def main(args: argparse.Namespace) -> int:
@@ -214,21 +224,25 @@ def main(args: argparse.Namespace) -> int:
     device = torch.device("cpu")
     dataset, model, name = dataset_and_model(args.dataset, args.root, args.model, device)
     many = task_of(model, dataset, 100, args.seed)
+    if args.r is not None or name not in ("mnist", "digits28"):
+        many.r = args.r if args.r is not None else learnt(model, dataset)
+        print(f"r = {many.r:g}", flush=True)
     task = replace(many, x=many.x[: args.examples], y=many.y[: args.examples])
-    content = hashlib.sha256(f"{args.examples} {R}".encode())
+    kind = f"-{name}" if name == "cifar10" else ""
+    content = hashlib.sha256(f"{args.examples} {many.r}".encode())
     for tensor in (many.x, *model.state_dict().values()):
         content.update(tensor.contiguous().numpy().tobytes())
-    path = args.out or RESULTS / f"attacks-vote-{slug(device)}.json"
+    path = args.out or RESULTS / f"attacks-vote{kind}-{slug(device)}.json"
     before = json.loads(path.read_text()) if path.is_file() and not args.fresh else {}
     there: dict[str, Piece] = before["pieces"] if before.get("key") == content.hexdigest() else {}
     wanted = [w.strip() for w in args.only.split(",") if w.strip()]
-    for key, run in pieces(task, many, args.peer).items():
+    for key, run in pieces(task, many, args.peer, name).items():
         if key in there or (wanted and key not in wanted and key.rpartition(" ")[0] not in wanted):
             continue
         there[key] = run()
-        report = {**header(device), "dataset": name, "r": R, "key": content.hexdigest()}
-        write(path, {**report, "bars": bars(there), "pieces": there})
+        report = {**header(device), "dataset": name, "r": many.r, "key": content.hexdigest()}
+        write(path, {**report, "bars": bars(there, many.r), "pieces": there})
         print(f"{key}: done, load {os.getloadavg()[0]:.1f}", flush=True)
-    print(table("Bars", ["what", "measured", "bar", ""], bars(there)))
+    print(table("Bars", ["what", "measured", "bar", ""], bars(there, many.r)))
     print(f"in {path}")
     return 0
