@@ -51,10 +51,13 @@ class Task:
     y: Tensor
     classes: int
     r: float
+    targets: int = 0  # of an image, 0: all
 
     def rows(self, image: int) -> tuple[Tensor, Tensor]:
-        """An image once for each wrong class, and these classes."""
-        targets = torch.tensor([t for t in range(self.classes) if t != int(self.y[image])])
+        """An image once for each of its targets, and these: the wrong classes, evenly spread where not all."""
+        wrong = [t for t in range(self.classes) if t != int(self.y[image])]
+        count = self.targets or len(wrong)
+        targets = torch.tensor([wrong[(image + i * len(wrong) // count) % len(wrong)] for i in range(count)])
         return self.x[image].expand(len(targets), *self.x.shape[1:]), targets
 
 
@@ -227,9 +230,9 @@ def main(args: argparse.Namespace) -> int:
     if args.r is not None or name not in ("mnist", "digits28"):
         many.r = args.r if args.r is not None else learnt(model, dataset)
         print(f"r = {many.r:g}", flush=True)
-    task = replace(many, x=many.x[: args.examples], y=many.y[: args.examples])
+    task = replace(many, x=many.x[: args.examples], y=many.y[: args.examples], targets=args.targets)
     kind = f"-{name}" if name == "cifar10" else ""
-    content = hashlib.sha256(f"{args.examples} {many.r}".encode())
+    content = hashlib.sha256(f"{args.examples} {many.r}" + (f" {args.targets}" if args.targets else "").encode())
     for tensor in (many.x, *model.state_dict().values()):
         content.update(tensor.contiguous().numpy().tobytes())
     path = args.out or RESULTS / f"attacks-vote{kind}-{slug(device)}.json"
