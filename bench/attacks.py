@@ -360,7 +360,12 @@ def main() -> int:
     add("--out", type=Path, help="result file (default: bench/results/attacks-<device>.json)")
     add("--vote", action="store_true", help="attacks on the vote, see bench/vote_attacks.py")
     add("--r", type=float, help="with --vote: of the vote, see bench/vote_attacks.py")
-    add("--targets", type=int, default=0, help="with --vote: classes an image is attacked towards, 0: all wrong ones")
+    add(
+        "--targets",
+        type=int,
+        default=0,
+        help="with --vote: classes an image is attacked towards, 0: all wrong ones",
+    )
     add("--peer", type=Path, help="with --vote: a checkout of AutoAttack")
     args = parser.parse_args()
     if args.vote:

@@ -10,7 +10,7 @@ from rcfast.attacks import CWL2, OptMargin
 from rcfast.attacks._sampled import example_ids, key
 from rcfast.attacks.optmargin import orthogonal
 
-ATTACK = OptMargin(directions=5, rms=0.05, iterations=200)
+ATTACK = OptMargin(directions=5, rms=0.05, iterations=200, scaled=False)  # as published
 
 
 def moves(x, labels, attack):

@@ -49,8 +49,8 @@ class OptMargin(SampledAttack):
     points around an example in the place of one, and ends where all of them are fooled. The directions are drawn once
     for each example, by the attack's own addressed randomness; `rms` is the root mean square of a direction's
     coordinates, so that it is rms·√n long. `clip` keeps the moved points in [0,1]; the original does not. scaled:
-    as in CWL2, f in units of its own slope, so that the scale of the logits does not matter; the original is without.
-    targeted: labels are targets, and the hinge is turned round.
+    as in CWL2, f in units of its own slope, so that the scale of the logits does not matter; the original is without,
+    and takes c as it is. targeted: labels are targets, and the hinge is turned round.
 
     Called with a :class:`rcfast.RegionClassifier` it attacks the network, and the vote judges; the region has no part
     in the search.
@@ -72,7 +72,7 @@ class OptMargin(SampledAttack):
     c0: float = 0.2
     rate: float = 1e-2
     clip: bool = False
-    scaled: bool = False
+    scaled: bool = True
     targeted: bool = False  # type: ignore[misc]
 
     def __post_init__(self) -> None:
