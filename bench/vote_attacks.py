@@ -195,7 +195,7 @@ def pieces(task: Task, many: Task, peer: Path | None, name: str) -> dict[str, Ca
     for norm, eps in CIFAR10 if name == "cifar10" else ON_VOTE:
         found[f"eot L{norm:g} {eps:g}"] = partial(on_vote_within, task, norm, eps)
     for i in images:
-        found[f"opt_margin {i}"] = partial(on_vote, task, i, OptMargin(targeted=True, scaled=False))
+        found[f"opt_margin {i}"] = partial(on_vote, task, i, OptMargin(targeted=True, scaled=False, c0=0.2))
     for i in images[:3]:
         found[f"hop_skip_jump {i}"] = partial(label_only, task, i)
     for i in images[:2]:

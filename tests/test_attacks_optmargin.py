@@ -10,7 +10,7 @@ from rcfast.attacks import CWL2, OptMargin
 from rcfast.attacks._sampled import example_ids, key
 from rcfast.attacks.optmargin import orthogonal
 
-ATTACK = OptMargin(directions=5, rms=0.05, iterations=200, scaled=False)  # as published
+ATTACK = OptMargin(directions=5, rms=0.05, iterations=200, scaled=False, c0=0.2)  # as published
 
 
 def moves(x, labels, attack):
@@ -36,6 +36,16 @@ def test_no_noisier_than_the_literal_loop():
     assert len(ratios) >= 6
     assert sorted(ratios)[len(ratios) // 2] < 1.01
     assert sum(ratios) / len(ratios) < 1.05  # one is in another local minimum
+
+
+def test_in_its_own_units_it_finds_no_more_noise_than_as_published():
+    model, x = network(), inputs(12, 12, low=0.2, high=0.8)
+    labels = predicted(model, x)
+    published = ATTACK(model, x, labels)
+    usual = OptMargin(directions=5, rms=0.05, iterations=200)(model, x, labels)
+    assert (usual.success >= published.success).all()
+    both = published.success
+    assert usual.noise.l2[both].mean() <= 1.05 * published.noise.l2[both].mean()
 
 
 def test_directions():

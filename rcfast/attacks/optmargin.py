@@ -49,16 +49,16 @@ class OptMargin(SampledAttack):
     points around an example in the place of one, and ends where all of them are fooled. The directions are drawn once
     for each example, by the attack's own addressed randomness; `rms` is the root mean square of a direction's
     coordinates, so that it is rms·√n long. `clip` keeps the moved points in [0,1]; the original does not. scaled:
-    as in CWL2, f in units of its own slope, so that the scale of the logits does not matter; the original is without,
-    and takes c as it is. targeted: labels are targets, and the hinge is turned round.
+    as in CWL2, f in units of its own slope, so that the scale of the logits does not matter. As published it is
+    OptMargin(scaled=False, c0=0.2). targeted: labels are targets, and the hinge is turned round.
 
     Called with a :class:`rcfast.RegionClassifier` it attacks the network, and the vote judges; the region has no part
     in the search.
 
     Source: He, Li and Song, "Decision boundary analysis of adversarial examples" (ICLR 2018), section 2.3;
-    directions, searches, iterations, c0 and rate as in the authors' code for MNIST (for CIFAR-10 rms is 8/255). That
-    code divides the squared distance by 255² on MNIST too, which amounts to a c0 of 13,000; ours has the formula of
-    the paper.
+    directions, searches, iterations and rate as in the authors' code for MNIST (for CIFAR-10 rms is 8/255), and its
+    c0 of 0.2 with logits as they are. That code divides the squared distance by 255² on MNIST too, which amounts to a
+    c0 of 13,000; ours has the formula of the paper.
 
     Raises ValueError for counts, rms or rates that are not positive.
     """
@@ -69,7 +69,7 @@ class OptMargin(SampledAttack):
     rms: float = 0.3
     iterations: int = 1000
     searches: int = 4
-    c0: float = 0.2
+    c0: float = 2.0
     rate: float = 1e-2
     clip: bool = False
     scaled: bool = True
