@@ -58,9 +58,9 @@ class CWLinf(ClimbingAttack):
     def fast(cls, **changes: Any) -> Self:
         """A smaller budget for a CPU: 200 iterations an attempt with larger steps, c from where it matters.
 
-        Twice the original's steps, not ten times as CW-L0's: with these a ResNet on CIFAR-10 took 1.7 times the noise.
+        Four times the original's steps, not ten times as CW-L0's: a ResNet on CIFAR-10 took 1.7 times the noise.
         """
-        return super().fast(**{"rate": 1e-2, **changes})
+        return super().fast(**{"rate": 2e-2, **changes})
 
     def _pace(self, noise: Tensor, x: Tensor) -> Tensor:
         return (noise / USUAL).clamp(SLOWEST, 1)
