@@ -232,9 +232,8 @@ def main(args: argparse.Namespace) -> int:
         print(f"r = {many.r:g}", flush=True)
     task = replace(many, x=many.x[: args.examples], y=many.y[: args.examples], targets=args.targets)
     kind = f"-{name}" if name == "cifar10" else ""
-    content = hashlib.sha256(
-        f"{args.examples} {many.r}" + (f" {args.targets}" if args.targets else "").encode()
-    )
+    chosen = f"{args.examples} {many.r}" + (f" {args.targets}" if args.targets else "")
+    content = hashlib.sha256(chosen.encode())
     for tensor in (many.x, *model.state_dict().values()):
         content.update(tensor.contiguous().numpy().tobytes())
     path = args.out or RESULTS / f"attacks-vote{kind}-{slug(device)}.json"
