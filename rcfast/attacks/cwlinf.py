@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rcfast.attacks._climb import FAR, Climb, ClimbingAttack
 from rcfast.attacks._cw import SLOWEST, from_tanh
-from rcfast.attacks.base import per_row
+from rcfast.attacks.base import check_positive, per_row
 
 TOLERANCE = 1e-4  # a loss below this share of c is a success
 GAP = 0.03  # between the largest change of a success and a tau that failed: closer ones are not told apart
@@ -33,7 +33,8 @@ class CWLinf(ClimbingAttack):
     halves, until they are within 3%. Never more noise than without it.
 
     scaled measures f in units of the example's own slope, so that c means the same for any scale of the logits, and
-    shortens Adam's steps where the noise is below 0.15, first twice that of a linear f, then that of the last success.
+    shortens Adam's steps where the noise is below 0.15, first twice that of a linear f, then that of the last success;
+    before the first success they are `bold` times as long.
     abort_early ends an attempt that would not succeed within `iterations` if what is missing went on falling
     at one and a half times its present pace; before the first success, one in which it fell by less than 0.01% in a
     tenth of them after pixels at 0 or 1 had time to move. After the first success c is at least 0.3 over the largest
@@ -54,19 +55,27 @@ class CWLinf(ClimbingAttack):
     tau_min: float = 1 / 256
     refine: bool = True
 
+    bold: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_positive(bold=self.bold)
+
     @classmethod
     def fast(cls, **changes: Any) -> Self:
-        """A smaller budget for a CPU: 200 iterations an attempt with larger steps, c from where it matters.
+        """A smaller budget for a CPU: 200 iterations an attempt, five times as bold before the first success.
 
-        Four times the original's steps, not ten times as CW-L0's: a ResNet on CIFAR-10 took 1.7 times the noise.
+        As bold after it, a ResNet on CIFAR-10 took 1.7 times the noise of the full budget; never bold, 200 iterations
+        do not reach MNIST's farthest targets.
         """
-        return super().fast(**{"rate": 2e-2, **changes})
+        return super().fast(**{"rate": 1e-2, "bold": 5.0, **changes})
 
     def _pace(self, noise: Tensor, x: Tensor) -> Tensor:
         return (noise / USUAL).clamp(SLOWEST, 1)
 
     def _scale(self, state: Climb, unit: Tensor, linear: Tensor) -> None:
         super()._scale(state, unit, BEYOND * linear)
+        state.pace = state.pace * self.bold
 
     def _bound(self, x: Tensor) -> Tensor:
         return x.new_ones(len(x))
