@@ -362,6 +362,16 @@ def test_tau_follows_the_largest_change():
     assert state.bound.tolist() == pytest.approx([0.18, 0.0036], rel=1e-4)
 
 
+def test_a_success_that_comes_no_nearer_ends_the_row():
+    """Within the tolerance of c·f it was one where it began: the search went on for ever."""
+    attack = CWLinf()
+    state = attack._start(torch.arange(3), torch.full((3, 2), 0.5), torch.zeros(3, dtype=torch.int64))
+    state.failed[:], state.bound[:] = 0.1, 0.11  # the last success was at 0.12
+    state.solution = state.x + torch.tensor([[0.12, 0.0], [0.112, 0.0], [0.11, 0.0]])
+    assert attack._tighten(state).tolist() == [True, False, False]
+    assert state.bound.tolist() == pytest.approx([0.11, 0.106, 0.105], rel=1e-4)
+
+
 def test_tanh_space_comes_back():
     x = torch.tensor([0.0, 0.25, 0.5, 1.0])
     assert to_tanh(x).isfinite().all()

@@ -18,6 +18,9 @@ WEAK = 0.3  # c times the largest gradient, beside the gradient 1 of the penalty
 USUAL = 0.15  # noise below which steps become shorter with it; the rates are for MNIST, where it is 0.19
 BEYOND = 2.0  # how much larger than that of a linear f the noise of the first attempt may be
 SHRINK = 0.9  # of tau after a success
+# Of the way from the tau between to the last success: a success farther out is one by TOLERANCE alone, where the search
+# began, and the next one would be the same for ever.
+NEARER = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +117,10 @@ class CWLinf(ClimbingAttack):
 
     def _tighten(self, state: Climb) -> Tensor:
         reached = (state.solution - state.x).flatten(1).abs().amax(1)
-        state.bound = SHRINK * torch.minimum(state.bound, reached)
         between = state.failed > 0
+        stuck = between & (reached > state.bound + NEARER * (state.bound - state.failed))
+        state.bound = SHRINK * torch.minimum(state.bound, reached)
         state.bound = torch.where(between, (state.failed + reached) / 2, state.bound)
         if self.scaled:
             state.pace = self._pace(reached, state.x)
-        return (state.bound <= self.tau_min) | (between & (reached <= (1 + GAP) * state.failed))
+        return (state.bound <= self.tau_min) | stuck | (between & (reached <= (1 + GAP) * state.failed))
