@@ -9,10 +9,10 @@ from live_memory import Live
 from torch import nn
 
 from rcfast import RegionClassifier
-from rcfast.attacks import APGD, OptMargin, RegionCW
+from rcfast.attacks import APGD, IGSM, OptMargin, RegionCW
 from rcfast.attacks import memory as attack_memory
 
-GIB = 1 << 30
+MIB, GIB = 1 << 20, 1 << 30
 MEMINFO = {"proc/meminfo": "MemTotal: 33554432 kB\nMemAvailable: 16777216 kB\nHugePages_Total: 0\n"}
 
 
@@ -103,3 +103,35 @@ def test_one_example_on_many_points_keeps_to_half_of_the_free_memory(
     assert torch.equal(found.success, plenty.success)
     torch.testing.assert_close(found.adversarial, plenty.adversarial, rtol=0, atol=1e-4)
     assert (found.queries >= plenty.queries).all()
+
+
+def test_faster_convolutions_are_left_out_where_their_weights_take_too_much(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    layers = [
+        nn.Conv2d(3, 64, 3),
+        nn.ReLU(),
+        nn.Conv2d(64, 64, 3),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(1024, 10),
+    ]
+    model, x = nn.Sequential(*layers).eval(), torch.rand(4, 3, 8, 8)
+    targets = (predicted(model, x) + 1) % 10
+    with Live() as live:
+        plenty = IGSM(iterations=4)(model, x, targets)
+    free = 2 * MIB
+    assert live.peak > free / 2
+    monkeypatch.setattr(attack_memory, "free_bytes", lambda device: free)
+    with Live() as live:
+        found = IGSM(iterations=4)(model, x, targets)
+    assert live.peak <= free / 2
+    assert torch.equal(found.success, plenty.success)
+    torch.testing.assert_close(found.adversarial, plenty.adversarial, rtol=0, atol=1e-4)
+
+
+def test_a_lazy_convolution_is_refused_and_not_weighed() -> None:
+    model = nn.Sequential(nn.LazyConv2d(4, 3), nn.Flatten(), nn.LazyLinear(10)).eval()
+    with pytest.raises(ValueError, match=r"lazy layer without weights, 0 \(LazyConv2d\)"):
+        IGSM()(model, torch.rand(4, 3, 8, 8), torch.zeros(4, dtype=torch.int64))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from rcfast.attacks.base import AttackedModel, Model, magnitude, margin, resolution
+from rcfast.attacks.memory import copies_fit
 from rcfast.hardware import has_bfloat16_units
 from rcfast.running import plain
 
@@ -21,9 +22,9 @@ CLOSE = 0.05  # the largest error of a difference of logits in bfloat16, as a sh
 def channels_last(model: AttackedModel, x: Tensor) -> AttackedModel:
     """The same model with convolution weights in channels_last, on a CPU twice as fast; the user's is kept.
 
-    Only on images x [n,C,H,W] on a CPU, where the model gives the same logits and gradients so.
+    Only on images x [n,C,H,W] on a CPU, where the model gives the same logits and gradients so and memory is enough.
     """
-    if x.device.type != "cpu" or x.dim() != 4:
+    if not copies_fit(model.model, x):
         return model
     faster = plain(model.model).reformatted(x)
     return model if faster is model.model else _calling(model, faster)
