@@ -18,6 +18,7 @@ SMALL = [
     "protocol.targets=1",
     "vote.seeds=[0,1]",
     "vote.m=12",
+    "vote.histogram_m=12",
     "length.r=0.02",
     "length.m=6",
     "length.r_max=0.02",
