@@ -213,6 +213,15 @@ std::vector<std::vector<float>> quantile_table(bool exponential) {
     return rows;
 }
 
+// The rational function of the normal's middle: edge, numerator and denominator, constants first.
+std::vector<float> normal_middle() {
+    namespace core = rcfast::core;
+    return {core::kMiddleEdge,   core::kMiddleOver0,  core::kMiddleOver1,  core::kMiddleOver2,
+            core::kMiddleOver3,  core::kMiddleOver4,  core::kMiddleOver5,  core::kMiddleOver6,
+            core::kMiddleUnder0, core::kMiddleUnder1, core::kMiddleUnder2, core::kMiddleUnder3,
+            core::kMiddleUnder4, core::kMiddleUnder5};
+}
+
 py::dict build_info() {
     py::dict info;
 #if defined(RCFAST_CUDA)
@@ -242,6 +251,7 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
     m.def("conv3x3", &conv3x3);
     m.def("philox4x32_10", &philox4x32_10, py::arg("counter"), py::arg("key"));
     m.def("quantile_table", &quantile_table, py::arg("exponential"));
+    m.def("normal_middle", &normal_middle);
     m.def("build_info", &build_info);
     m.def("use_instruction_set", &rcfast::cpu::use_instruction_set, py::arg("name"));
 }

@@ -30,6 +30,7 @@ struct SampleHypercube {
 // Noise around examples: independent coordinates, or a uniform point in or on a ball.
 enum class Noise : int { gaussian = 0, laplace = 1, l2_ball = 2, l1_ball = 3, sphere = 4 };
 constexpr bool is_independent(Noise noise) { return noise == Noise::gaussian || noise == Noise::laplace; }
+constexpr bool is_exponential(Noise noise) { return noise == Noise::laplace || noise == Noise::l1_ball; }
 
 // out [batch, samples, n] <- x [batch, n] + noise, clamped to [0,1] or not; fields as in SampleHypercube.
 struct SampleNoise {

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+import quantile_tables
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from test_sample_hypercube import DEVICES, DTYPES, inputs, instruction_set, same
 from rcfast import _C, ops, reference
 
 NOISES = ["gaussian", "laplace", "l2_ball", "l1_ball", "sphere"]
-CENTRAL = 1 << 30
+CENTRAL, TAIL = 1 << 30, quantile_tables.TAIL
 
 
 def points(x, size, samples, dtype=torch.float32, device="cpu", ids=None, **options):
@@ -109,65 +110,105 @@ def test_seed_and_first_sample_from_tensors(device):
 # --- quantiles ------------------------------------------------------------------------------------------------------
 
 
-def places():
-    """Words of every octave: its first and last, random ones, and the extremes."""
+def places(bits):
+    """Numbers of so many bits: the first and last of every octave, random ones, and the extremes."""
     generator = np.random.default_rng(0)
-    edges = [2**k + d for k in range(1, 30) for d in (-1, 0, 1)]
-    spread = (2.0 ** generator.uniform(0, 30, 300_000)).astype(np.int64)
-    return np.unique(
-        np.concatenate([[0, 1, 2**30 - 1, 2**30 - 2], edges, spread, generator.integers(0, 2**30, 300_000)])
+    edges = [2**k + d for k in range(1, bits) for d in (-1, 0, 1)]
+    spread = (2.0 ** generator.uniform(0, bits, 300_000)).astype(np.int64)
+    ends = [0, 1, 2**bits - 1, 2**bits - 2]
+    return np.unique(np.concatenate([ends, edges, spread, generator.integers(0, 2**bits, 300_000)]))
+
+
+def exponential(k, central):
+    """The magnitude at the place k + 1/2 of its half, by scipy."""
+    f = (k + 0.5) / 2**31
+    return -np.log1p(-f) if central else -np.log(f)
+
+
+def normal(k):
+    """The normal number of a word with k words farther out on its side, by scipy."""
+    return np.where(
+        k < 2**27, -special.ndtri((k + 0.5) / 2**32), math.sqrt(2) * special.erfinv(1 - (k + 0.5) / 2**31)
     )
 
 
-def exact(k, exponential, central):
-    """The magnitude's quantile at the place k + 1/2 of its half, by scipy."""
-    f = k + 0.5
-    if exponential:
-        return -np.log1p(-f / 2**31) if central else -np.log(f / 2**31)
-    return math.sqrt(2) * special.erfinv(f / 2**31) if central else -special.ndtri(f / 2**32)
-
-
-@pytest.mark.parametrize("exponential", [False, True], ids=["normal", "exponential"])
 @pytest.mark.parametrize("central", [False, True], ids=["tail", "central"])
-def test_quantiles_are_those_of_scipy(exponential, central):
-    k = places()
+def test_exponential_quantiles_are_those_of_scipy(central):
+    k = places(30)
     words = torch.from_numpy(k) | (CENTRAL if central else 0)
-    found = reference.quantile(words, exponential=exponential)
-    assert (
-        np.abs(found.double().numpy() / exact(k, exponential, central) - 1).max() < 4e-7
-    )  # 3 units in the last place
-    assert torch.equal(reference.quantile(words | 1 << 31, exponential=exponential), -found)
+    found = reference.quantile(words, exponential=True)
+    # 3 units in the last place
+    assert np.abs(found.double().numpy() / exponential(k, central) - 1).max() < 4e-7
+    assert torch.equal(reference.quantile(words | 1 << 31, exponential=True), -found)
 
 
-@pytest.mark.parametrize("exponential", [False, True], ids=["normal", "exponential"])
-def test_the_density_is_within_a_millionth(exponential):
+def test_normal_quantiles_are_those_of_scipy():
+    farther = places(31)
+    words = torch.from_numpy(2**31 - 1 - farther)
+    found = reference.quantile(words, exponential=False)
+    assert torch.equal(reference.quantile(words ^ 0xFFFFFFFF, exponential=False), -found)
+    error = np.abs(found.double().numpy() / normal(farther) - 1)
+    tail = farther < TAIL * 2**31
+    assert error[tail].max() < 4e-7
+    odd = 2**31 - 1 - farther | 1  # the middle does not look at the last bit
+    assert np.abs(found.double().numpy() / _magnitude(odd) - 1)[~tail].max() < 1e-6
+    rounded = _magnitude(odd.astype(np.float32).astype(np.float64))  # to 24 bits, as it does first
+    assert np.abs(found.double().numpy() / rounded - 1)[~tail].max() < 6e-7  # 5 units in the last place
+
+
+def _magnitude(word):
+    return math.sqrt(2) * special.erfinv(word / 2**31)
+
+
+def test_the_density_of_exponentials_is_within_a_millionth():
     """The variate's density at g(t) is 1 / g'(t): the table's polynomials against the quantile's own derivative."""
-    table = np.array(_C.quantile_table(exponential), dtype=np.float64)
+    table = np.array(_C.quantile_table(True), dtype=np.float64)
     for exponent in range(126, 158):
         central = exponent == 157
         coefficients = table[:, exponent % 32]
         t = np.linspace(0, 1, 4001)[1:] if central else np.linspace(-0.5, 0.5, 4001)
         slope = np.polyval(np.polyder(coefficients), t)
-        f = t * 2.0**30 if central else (t + 1.5) * 2.0 ** (exponent - 127)
         per_t = 2.0**30 if central else 2.0 ** (exponent - 127)
-        if exponential:  # the density of a value is its probability of exceedance
-            density = 1 - f / 2**31 if central else f / 2**31
-            expected = per_t / 2**31 / density
-        else:
-            density = stats.norm.pdf(exact(f - 0.5, False, central))
-            expected = per_t / 2**32 / density
-        assert np.abs(np.abs(slope) / expected - 1).max() < 1e-6, exponent
+        f = t * 2.0**30 if central else (t + 1.5) * per_t
+        density = 1 - f / 2**31 if central else f / 2**31  # of a value: its probability of exceedance
+        assert np.abs(np.abs(slope) / (per_t / 2**31 / density) - 1).max() < 1e-6, exponent
 
 
-def test_the_tables_are_continuous():
-    """Neighbouring octaves meet to the last place, so that no gap or step is left between them."""
-    for exponential in (False, True):
-        for k in range(1, 30):
-            below, above = reference.quantile(
-                torch.tensor([2**k - 1, 2**k]), exponential=exponential
-            ).tolist()
-            gap = exact(2.0**k - 1, exponential, False) - exact(2.0**k, exponential, False)
-            assert abs(below - above - gap) < 6e-7 * above
+def test_the_density_of_the_normal_is_within_a_millionth():
+    table = np.array(_C.quantile_table(False), dtype=np.float64)
+    for exponent in range(126, 154):
+        t, per_t = np.linspace(-0.5, 0.5, 4001), 2.0 ** (exponent - 127)
+        slope = np.polyval(np.polyder(table[:, exponent % 32]), t)
+        density = stats.norm.pdf(special.ndtri((t + 1.5) * per_t / 2**32))
+        assert np.abs(-slope * 2**32 * density / per_t - 1).max() < 1e-6, exponent
+    density, _ = quantile_tables.middle_errors(
+        np.array(_C.normal_middle(), dtype=np.float64), np.linspace(1e-4, 1 - TAIL, 4001)
+    )
+    assert np.abs(density).max() < 1e-6
+
+
+def test_the_slope_of_the_rational_function():
+    """The derivative that the test above trusts, by differences."""
+    c, q, h = np.array(_C.normal_middle(), dtype=np.float64), np.linspace(0.01, 1 - TAIL - 1e-4, 301), 2e-6
+    density, _ = quantile_tables.middle_errors(c, q)
+    values = [
+        math.sqrt(2) * special.erfinv(x) * (1 + quantile_tables.middle_errors(c, x)[1])
+        for x in (q - h, q + h)
+    ]
+    exact = math.sqrt(math.pi / 2) * np.exp(special.erfinv(q) ** 2)
+    assert np.abs((values[1] - values[0]) / (2 * h) / exact - 1 - density).max() < 3e-7
+
+
+def test_the_pieces_meet():
+    """Neighbouring octaves, and the normal's middle and tail, meet to the last place: no gap or step between them."""
+    for k in [2**e for e in range(1, 30)]:
+        below, above = reference.quantile(torch.tensor([k - 1, k]), exponential=True).tolist()
+        gap = exponential(k - 1.0, False) - exponential(float(k), False)
+        assert abs(below - above - gap) < 6e-7 * above
+    for k in [*(2**e for e in range(1, 27)), round(TAIL * 2**31)]:
+        words = 2**31 - 1 - torch.arange(k - 40, k + 40).clamp(min=0)
+        found = reference.quantile(words, exponential=False).double().numpy()
+        assert np.abs(found / normal((2**31 - 1 - words).numpy()) - 1).max() < 1e-6
 
 
 def test_logarithm_and_exponential_of_the_radius():

@@ -81,8 +81,23 @@ RCFAST_HD double exponential(double y) {
     const int k = static_cast<int>(add(mul(y, 1.4426950408889634), -0.5));  // towards zero: to nearest
     const double d =
         add(add(y, mul(static_cast<double>(-k), kLn2High)), mul(static_cast<double>(-k), kLn2Low));
-    double series = 1.0;
-    for (int i = 14; i >= 1; --i) series = add(mul(divide(series, static_cast<double>(i)), d), 1.0);
+    const double inverse[] = {1.0,
+                              1.0 / 2,
+                              1.0 / 6,
+                              1.0 / 24,
+                              1.0 / 120,
+                              1.0 / 720,
+                              1.0 / 5040,
+                              1.0 / 40320,
+                              1.0 / 362880,
+                              1.0 / 3628800,
+                              1.0 / 39916800,
+                              1.0 / 479001600,
+                              1.0 / 6227020800,
+                              1.0 / 87178291200};
+    double series = inverse[13];  // 1 / 14!
+    for (int i = 12; i >= 0; --i) series = add(mul(series, d), inverse[i]);
+    series = add(mul(series, d), 1.0);
     return mul(series, double_of(static_cast<uint64_t>(1023 + k) << 52));
 }
 

@@ -1,5 +1,6 @@
 // One coordinate of one point of the region, in float32 with every operation rounded on its own: no
-// multiply-add may be contracted, on host or device, or the bits would differ between them.
+// multiply-add may be contracted, on host or device, or the bits would differ between them; where one is
+// meant, it stands there (fma).
 #pragma once
 #include "config.h"
 
@@ -19,6 +20,23 @@ RCFAST_HD float add(float a, float b) {
     return __fadd_rn(a, b);
 #else
     return a + b;
+#endif
+}
+
+// a * b + c, rounded once.
+RCFAST_HD float fma(float a, float b, float c) {
+#if defined(__CUDA_ARCH__)
+    return __fmaf_rn(a, b, c);
+#else
+    return __builtin_fmaf(a, b, c);
+#endif
+}
+
+RCFAST_HD float divide(float a, float b) {
+#if defined(__CUDA_ARCH__)
+    return __fdiv_rn(a, b);
+#else
+    return a / b;
 #endif
 }
 

@@ -11,8 +11,7 @@ namespace {
 
 template <class N, class T>
 void distance_range(const Distance& a, int64_t begin, int64_t end) {
-    Scratch scratch(a.n);
-    float* moves = scratch.variates();
+    Buffer<float> moves(room(a.n));
     for (int64_t i = a.n; i < a.n + core::kSumLanes; ++i) moves[i] = 0.0f;
     const int64_t pixels = a.n / a.channels;
     for (int64_t point = begin; point < end; ++point) {

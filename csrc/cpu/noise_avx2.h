@@ -7,8 +7,8 @@
 namespace rcfast::cpu {
 namespace {
 
-// The columns of the eight likeliest exponents, 150 to 157, where a permutation by their last three bits
-// finds them: one word in 256 lies outside.
+// The exponential's columns of the eight likeliest exponents, 150 to 157, where a permutation by their last
+// three bits finds them: one word in 256 lies outside.
 constexpr int kLikely = 8;
 constexpr int kLeastLikely = static_cast<int>(core::kCentral) - kLikely + 1;
 
@@ -24,32 +24,65 @@ constexpr LikelyColumns likely_columns(const core::QuantileTable& table) {
     return columns;
 }
 
-constexpr LikelyColumns kLikelyNormal = likely_columns(core::kNormal);
 constexpr LikelyColumns kLikelyExponential = likely_columns(core::kExponential);
+
+struct EightFloats {  // core::normal_middle's operations
+    using F = __m256;
+    static F minus_square(float c, F q) { return _mm256_fnmadd_ps(q, q, _mm256_set1_ps(c)); }
+    static F all(float c) { return _mm256_set1_ps(c); }
+    static F plus(F u, float c) { return _mm256_add_ps(u, _mm256_set1_ps(c)); }
+    static F raise(F sum, F u, float c) { return _mm256_fmadd_ps(sum, u, _mm256_set1_ps(c)); }
+    static F times_ratio(F q, F over, F under) { return _mm256_mul_ps(q, _mm256_div_ps(over, under)); }
+};
 
 struct NoiseAvx2 {
     using V = Avx2;
     using Points = V::Points;
     static constexpr int kStep = V::kPart;
-    static constexpr int kGroups = 1;
     static constexpr int kUnroll = 4;
+    using Far = __m256i;  // of each half of a step's elements: negative where it lies in the tail
 
     struct Place {
         __m256 t;
         __m256i exponent;
     };
 
-    static Points quantiles(const core::QuantileTable& table, const V::Variates* words) {
-        const LikelyColumns& likely = &table == &core::kNormal ? kLikelyNormal : kLikelyExponential;
+    // Those of the tail, one in 128, are not right yet.
+    static Points normals(const V::Variates* words, Far& far) {
+        __m256 low, high;
+        const Points p = {middle(words[0], low), middle(words[1], high)};
+        far = _mm256_packs_epi32(_mm256_castps_si256(low), _mm256_castps_si256(high));
+        return p;
+    }
+    static __m256 middle(__m256i word, __m256& u) {
+        const __m256 q = _mm256_cvtepi32_ps(_mm256_or_si256(word, _mm256_set1_epi32(1)));
+        return core::normal_middle<EightFloats>(_mm256_mul_ps(q, _mm256_set1_ps(core::kMiddleScale)), u);
+    }
+
+    // A bit for each element that lies in the tail, and which element a bit belongs to: packing works within
+    // 128-bit halves.
+    template <int Steps>
+    static uint64_t tails(const Far* far) {
+        uint64_t bits = 0;
+        for (int i = 0; i < Steps; i += 2) {
+            const __m256i next = i + 1 < Steps ? far[i + 1] : _mm256_setzero_si256();
+            const auto signs = static_cast<uint32_t>(_mm256_movemask_epi8(_mm256_packs_epi16(far[i], next)));
+            bits |= static_cast<uint64_t>(signs) << (16 * i);
+        }
+        return bits;
+    }
+    static int element(int bit) { return (bit & 0x23) | (bit & 0x0C) << 1 | (bit & 0x10) >> 2; }
+
+    static Points exponentials(const V::Variates* words) {
         const Place low = place(words[0]), high = place(words[1]);
-        Points p = {polynomial(likely, low), polynomial(likely, high)};
+        Points p = {polynomial(kLikelyExponential, low), polynomial(kLikelyExponential, high)};
         p = {_mm256_xor_ps(p.low, sign(words[0])), _mm256_xor_ps(p.high, sign(words[1]))};
         const __m256i least = _mm256_set1_epi32(kLeastLikely);
         const __m256i rare_low = _mm256_cmpgt_epi32(least, low.exponent);
         const __m256i rare_high = _mm256_cmpgt_epi32(least, high.exponent);
         if (__builtin_expect(_mm256_movemask_epi8(_mm256_or_si256(rare_low, rare_high)), 0)) {
-            mend(table, words[0], p.low, rare_low);
-            mend(table, words[1], p.high, rare_high);
+            mend(words[0], p.low, rare_low);
+            mend(words[1], p.high, rare_high);
         }
         return p;
     }
@@ -88,15 +121,14 @@ struct NoiseAvx2 {
         return _mm256_permutevar8x32_ps(_mm256_load_ps(likely.at[i]), exponent);
     }
 
-    static __attribute__((noinline)) void mend(const core::QuantileTable& table, __m256i word, __m256& v,
-                                               __m256i rare) {
+    static __attribute__((noinline)) void mend(__m256i word, __m256& v, __m256i rare) {
         alignas(32) uint32_t words[8];
         alignas(32) float values[8];
         _mm256_store_si256(reinterpret_cast<__m256i*>(words), word);
         _mm256_store_ps(values, v);
         for (int left = _mm256_movemask_ps(_mm256_castsi256_ps(rare)); left; left &= left - 1) {
             const int lane = __builtin_ctz(static_cast<unsigned>(left));
-            values[lane] = core::quantile(table, words[lane]);
+            values[lane] = core::exponential_quantile(core::kExponential, words[lane]);
         }
         v = _mm256_load_ps(values);
     }

@@ -8,18 +8,46 @@
 namespace rcfast::cpu {
 namespace {
 
+struct SixteenFloats {  // core::normal_middle's operations
+    using F = __m512;
+    static F minus_square(float c, F q) { return _mm512_fnmadd_ps(q, q, _mm512_set1_ps(c)); }
+    static F all(float c) { return _mm512_set1_ps(c); }
+    static F plus(F u, float c) { return _mm512_add_ps(u, _mm512_set1_ps(c)); }
+    static F raise(F sum, F u, float c) { return _mm512_fmadd_ps(sum, u, _mm512_set1_ps(c)); }
+    static F times_ratio(F q, F over, F under) { return _mm512_mul_ps(q, _mm512_div_ps(over, under)); }
+};
+
 struct NoiseAvx512 {
     using V = Avx512;
     using Points = V::Points;
     static constexpr int kStep = V::kPart;
-    static constexpr int kGroups = 1;
     static constexpr int kUnroll = 2;
+    using Far = uint32_t;  // which elements of a step lie in the tail
 
-    static Points quantiles(const core::QuantileTable& table, const V::Variates* words) {
-        return {quantile(table, words[0]), quantile(table, words[1])};
+    // Those of the tail, one in 128, are not right yet.
+    static Points normals(const V::Variates* words, Far& far) {
+        __m512 low, high;
+        const Points p = {middle(words[0], low), middle(words[1], high)};
+        far = static_cast<uint32_t>(_mm512_movepi32_mask(_mm512_castps_si512(high))) << 16 |
+              _mm512_movepi32_mask(_mm512_castps_si512(low));
+        return p;
+    }
+    static __m512 middle(__m512i word, __m512& u) {
+        const __m512 q = _mm512_cvtepi32_ps(_mm512_or_si512(word, _mm512_set1_epi32(1)));
+        return core::normal_middle<SixteenFloats>(_mm512_mul_ps(q, _mm512_set1_ps(core::kMiddleScale)), u);
     }
 
-    static __m512 quantile(const core::QuantileTable& table, __m512i word) {
+    template <int Steps>
+    static uint64_t tails(const Far* far) {
+        return Steps == 1 ? far[0] : static_cast<uint64_t>(far[Steps - 1]) << 32 | far[0];
+    }
+    static int element(int bit) { return bit; }
+
+    static Points exponentials(const V::Variates* words) {
+        return {exponential(words[0]), exponential(words[1])};
+    }
+
+    static __m512 exponential(__m512i word) {
         const __m512i place = _mm512_and_si512(word, _mm512_set1_epi32(core::kPlace));
         const __m512 f = _mm512_min_ps(_mm512_add_ps(_mm512_cvtepi32_ps(place), _mm512_set1_ps(0.5f)),
                                        _mm512_set1_ps(core::kLast));
@@ -32,7 +60,7 @@ struct NoiseAvx512 {
         const __m512 t =
             _mm512_mask_mul_ps(_mm512_add_ps(_mm512_castsi512_ps(mantissa), _mm512_set1_ps(-1.5f)), central,
                                f, _mm512_set1_ps(0x1p-30f));
-        const __m512 v = polynomial(table, t, column);
+        const __m512 v = polynomial(core::kExponential, t, column);
         const __m512i sign = _mm512_and_si512(word, _mm512_set1_epi32(static_cast<int>(core::kIsNegative)));
         return _mm512_castsi512_ps(_mm512_xor_si512(_mm512_castps_si512(v), sign));
     }

@@ -11,15 +11,37 @@ struct NoisePortable {
     using V = Portable;
     using Points = V::Points;
     static constexpr int kStep = V::kPart;  // elements of one Points, made of two Variates
-    static constexpr int kGroups = 2;       // groups of calls for one step
     static constexpr int kUnroll = 1;       // steps in flight
+    using Far = uint32_t;                   // which elements of a step lie in the tail
 
-    static Points quantiles(const core::QuantileTable& table, const V::Variates* words) {
+    static Points exponentials(const V::Variates* words) {
         Points p;
         for (int i = 0; i < kStep; ++i)
-            p.v[i] = core::quantile(table, words[i / core::kWords].w[i % core::kWords]);
+            p.v[i] = core::exponential_quantile(core::kExponential, word(words, i));
         return p;
     }
+
+    // Those of the tail are not right yet.
+    static Points normals(const V::Variates* words, Far& far) {
+        Points p;
+        far = 0;
+        for (int i = 0; i < kStep; ++i) {
+            float u;
+            p.v[i] = core::normal_middle(word(words, i), u);
+            far |= static_cast<Far>(u < 0.0f) << i;
+        }
+        return p;
+    }
+    static uint32_t word(const V::Variates* words, int i) {
+        return words[i / core::kWords].w[i % core::kWords];
+    }
+
+    template <int Steps>
+    static uint64_t tails(const Far* far) {
+        static_assert(Steps == 1);
+        return far[0];
+    }
+    static int element(int bit) { return bit; }
 
     template <bool Clamped>
     static Points place(Points p, const float* base, float scale) {

@@ -11,39 +11,37 @@
 namespace rcfast::cpu {
 namespace {
 
-struct Row {  // one sample of one example
-    uint64_t id;
-    uint32_t sample;
-};
+// Groups of Philox calls, of which each gives PerCall elements, for `count` elements.
+template <class V, int PerCall>
+constexpr int64_t groups_of(int64_t count) {
+    return (count + V::kCalls * PerCall - 1) / (V::kCalls * PerCall);
+}
 
 template <class V, int Groups, class Region, class T>
 inline void fill_groups(T* out, const float* base, const float* scale, const typename V::Keys& keys,
-                        const Row& row, uint32_t block) {
+                        const typename V::Sample& sample, const typename V::Calls* calls) {
     typename V::Variates k[Groups * V::kParts];
-    V::template variates<Groups>(keys, row.id, row.sample, block, k);
+    V::template variates<Groups>(keys, sample, calls, k);
     for (int part = 0; part < Groups * V::kParts; ++part) {
         const int at = part * V::kPart;
         V::store(out + at, V::template points<Region>(k[part], base + at, scale + at));
     }
 }
 
-// Elements [first, first+count) of a row, first a multiple of eight; base and scale reach to a whole group.
+// `count` elements of a row; base and scale reach to a whole group.
 template <class V, class Region, class T>
-inline void fill(T* out, const float* base, const float* scale, int64_t first, int64_t count,
-                 const typename V::Keys& keys, const Row& row) {
+inline void fill(T* out, const float* base, const float* scale, int64_t count, const typename V::Keys& keys,
+                 const typename V::Sample& sample, const typename V::Calls* calls) {
     constexpr int group = V::kParts * V::kPart;
-    const uint32_t block = static_cast<uint32_t>(first / core::kLanes);
     int64_t at = 0;
-    for (; at + V::kUnroll * group <= count; at += V::kUnroll * group)
-        fill_groups<V, V::kUnroll, Region>(out + at, base + at, scale + at, keys, row,
-                                           block + static_cast<uint32_t>(at / core::kLanes));
-    for (; at < count; at += group) {
-        const uint32_t here = block + static_cast<uint32_t>(at / core::kLanes);
+    for (; at + V::kUnroll * group <= count; at += V::kUnroll * group, calls += V::kUnroll)
+        fill_groups<V, V::kUnroll, Region>(out + at, base + at, scale + at, keys, sample, calls);
+    for (; at < count; at += group, ++calls) {
         if (at + group <= count) {
-            fill_groups<V, 1, Region>(out + at, base + at, scale + at, keys, row, here);
+            fill_groups<V, 1, Region>(out + at, base + at, scale + at, keys, sample, calls);
         } else {
             T rest[group];
-            fill_groups<V, 1, Region>(rest, base + at, scale + at, keys, row, here);
+            fill_groups<V, 1, Region>(rest, base + at, scale + at, keys, sample, calls);
             std::memcpy(out + at, rest, static_cast<size_t>(count - at) * sizeof(T));
         }
     }
@@ -65,6 +63,7 @@ template <class V, class Region, class T>
 void sample_range(const SampleHypercube& a, int64_t begin, int64_t end) {
     alignas(64) float base[kSegment + 64], scale[kSegment + 64];
     alignas(64) T points[kSegment];
+    typename V::Calls calls[kSegment / (V::kParts * V::kPart)];
     const int64_t per_example = segments(a.n);
     const typename V::Keys keys{a.seed_tensor ? static_cast<uint64_t>(*a.seed_tensor) : a.seed};
     const uint32_t first_sample =
@@ -81,17 +80,19 @@ void sample_range(const SampleHypercube& a, int64_t begin, int64_t end) {
             scale[i] = line.scale;
         }
         for (int64_t i = count; i < count + 64; ++i) base[i] = scale[i] = 0.0f;
+        const auto id = static_cast<uint64_t>(a.example_ids[example]);
+        V::prepare(keys, id, static_cast<uint32_t>(first / core::kLanes), groups_of<V, core::kLanes>(count),
+                   calls);
 
         const int64_t sample = item % a.samples;
         const int64_t stop = end - item < a.samples - sample ? sample + end - item : a.samples;
         for (int64_t s = sample; s < stop; ++s) {
             T* out = static_cast<T*>(a.out) + (example * a.samples + s) * a.n;
-            const Row row{static_cast<uint64_t>(a.example_ids[example]),
-                          first_sample + static_cast<uint32_t>(s)};
+            const typename V::Sample here(keys, id, first_sample + static_cast<uint32_t>(s));
             if (a.channels == 1) {
-                fill<V, Region>(out + first, base, scale, first, count, keys, row);
+                fill<V, Region>(out + first, base, scale, count, keys, here, calls);
             } else {
-                fill<V, Region>(points, base, scale, first, count, keys, row);
+                fill<V, Region>(points, base, scale, count, keys, here, calls);
                 scatter(out, points, first, count, a.channels, a.n / a.channels);
             }
         }

@@ -13,6 +13,7 @@ namespace {
 struct Avx2 {
     static constexpr int kPart = 16;
     static constexpr int kParts = 2;
+    static constexpr int kCalls = 4;
     static constexpr int kUnroll = 2;
     using Variates = __m256i;
     struct Points {
@@ -32,44 +33,76 @@ struct Avx2 {
         }
     };
 
-    template <int Groups>
-    static void variates(const Keys& keys, uint64_t id, uint32_t sample, uint32_t block, Variates* k) {
+    // What the first four rounds make of the example and the blocks of four calls, the same for all samples:
+    // half of their products do not see the sample. Of the two words that are added to a product's halves one
+    // stands in the lower half of a lane, for the product to come, one in the upper, for the one that was.
+    struct Calls {
+        __m256i one, other;
+    };
+    static void prepare(const Keys& keys, uint64_t id, uint32_t block, int64_t groups, Calls* calls) {
         const __m256i mul0 = _mm256_set1_epi64x(core::kMul0), mul1 = _mm256_set1_epi64x(core::kMul1);
         const __m256i order = _mm256_setr_epi64x(0, 2, 1, 3);  // lane 2j+i starts as call 2i+j
-        // Two products of the first two rounds do not depend on the block.
         const __m256i p1 = _mm256_mul_epu32(_mm256_set1_epi64x(static_cast<uint32_t>(id)), mul1);
-        const __m256i d0 = _mm256_xor_si256(_mm256_srli_epi64(p1, 32),
-                                            _mm256_xor_si256(_mm256_set1_epi64x(sample), keys.k0[0]));
-        const __m256i low2 = _mm256_mul_epu32(d0, mul0);
         const __m256i round1 =
             _mm256_xor_si256(_mm256_set1_epi64x(static_cast<uint32_t>(id >> 32)), keys.k1[0]);
         const __m256i round2 = _mm256_xor_si256(p1, keys.k0[1]);
-        const __m256i high2 = _mm256_xor_si256(_mm256_srli_epi64(low2, 32), keys.k1[1]);
-        __m256i c0[Groups], c1[Groups], c2[Groups], c3[Groups];
-        for (int g = 0; g < Groups; ++g) {
+        for (int64_t g = 0; g < groups; ++g) {
             const __m256i start =
                 _mm256_add_epi32(order, _mm256_set1_epi64x(static_cast<int64_t>(block) + 4 * g));
             const __m256i first = _mm256_mul_epu32(start, mul0);
-            c1[g] = _mm256_mul_epu32(_mm256_xor_si256(_mm256_srli_epi64(first, 32), round1), mul1);
-            c0[g] = _mm256_xor_si256(_mm256_srli_epi64(c1[g], 32), round2);
-            c2[g] = _mm256_xor_si256(first, high2);
-            c3[g] = low2;
+            const __m256i c1 = _mm256_mul_epu32(_mm256_xor_si256(high(first), round1), mul1);
+            const __m256i p0 = _mm256_mul_epu32(_mm256_xor_si256(high(c1), round2), mul0);
+            calls[g] = {both(first, _mm256_xor_si256(c1, keys.k0[2])),
+                        both(_mm256_xor_si256(high(p0), keys.k1[2]), _mm256_xor_si256(p0, keys.k1[3]))};
         }
-        for (int round = 2; round < core::kRounds; ++round) {
+    }
+
+    // And of the sample: the same for all calls.
+    struct Sample {
+        __m256i high, low;
+        Sample(const Keys& keys, uint64_t id, uint32_t sample) {
+            const __m256i p1 = _mm256_mul_epu32(_mm256_set1_epi64x(static_cast<uint32_t>(id)),
+                                                _mm256_set1_epi64x(core::kMul1));
+            const __m256i c0 =
+                _mm256_xor_si256(Avx2::high(p1), _mm256_xor_si256(_mm256_set1_epi64x(sample), keys.k0[0]));
+            low = _mm256_mul_epu32(c0, _mm256_set1_epi64x(core::kMul0));
+            high = _mm256_xor_si256(Avx2::high(low), keys.k1[1]);
+        }
+    };
+
+    static __m256i both(__m256i low, __m256i high) {
+        return _mm256_blend_epi32(low, _mm256_slli_epi64(high, 32), 0xAA);
+    }
+    static __m256i high(__m256i product) { return _mm256_srli_epi64(product, 32); }
+
+    template <int Groups>
+    static void variates(const Keys& keys, const Sample& sample, const Calls* calls, Variates* k) {
+        const __m256i mul0 = _mm256_set1_epi64x(core::kMul0), mul1 = _mm256_set1_epi64x(core::kMul1);
+        __m256i c0[Groups], c1[Groups], c2[Groups], c3[Groups];
+        for (int g = 0; g < Groups; ++g) {
+            const __m256i q2 = _mm256_mul_epu32(_mm256_xor_si256(sample.high, calls[g].one), mul1);
+            c3[g] = _mm256_mul_epu32(high(_mm256_xor_si256(q2, calls[g].one)), mul0);
+            c1[g] = _mm256_mul_epu32(_mm256_xor_si256(sample.low, calls[g].other), mul1);
+            c0[g] = _mm256_xor_si256(_mm256_xor_si256(q2, keys.k0[3]), high(c1[g]));
+            c2[g] = high(_mm256_xor_si256(c3[g], calls[g].other));
+        }
+        for (int round = 4; round < core::kRounds; ++round) {
             for (int g = 0; g < Groups; ++g) {
                 const __m256i p0 = _mm256_mul_epu32(c0[g], mul0), q1 = _mm256_mul_epu32(c2[g], mul1);
-                c0[g] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(q1, 32), c1[g]), keys.k0[round]);
-                c2[g] = _mm256_xor_si256(_mm256_xor_si256(_mm256_srli_epi64(p0, 32), c3[g]), keys.k1[round]);
+                c0[g] = _mm256_xor_si256(_mm256_xor_si256(c1[g], keys.k0[round]), high(q1));
+                c2[g] = _mm256_xor_si256(_mm256_xor_si256(c3[g], keys.k1[round]), high(p0));
                 c1[g] = q1;
                 c3[g] = p0;
             }
         }
         for (int g = 0; g < Groups; ++g) {
-            const __m256i front = _mm256_blend_epi32(c0[g], _mm256_slli_epi64(c1[g], 32), 0xAA);
-            const __m256i back = _mm256_blend_epi32(c2[g], _mm256_slli_epi64(c3[g], 32), 0xAA);
-            k[2 * g] = _mm256_unpacklo_epi64(front, back);
-            k[2 * g + 1] = _mm256_unpackhi_epi64(front, back);
+            const __m256 front = even_words(c0[g], c1[g]), back = even_words(c2[g], c3[g]);
+            k[2 * g] = _mm256_castps_si256(_mm256_shuffle_ps(front, back, 0x88));
+            k[2 * g + 1] = _mm256_castps_si256(_mm256_shuffle_ps(front, back, 0xDD));
         }
+    }
+    static __m256 even_words(__m256i a, __m256i b) {
+        return _mm256_shuffle_ps(_mm256_castsi256_ps(a), _mm256_castsi256_ps(b), 0x88);
     }
 
     template <class Region>

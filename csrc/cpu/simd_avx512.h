@@ -14,6 +14,7 @@ namespace {
 struct Avx512 {
     static constexpr int kPart = 32;   // elements of one Variates
     static constexpr int kParts = 2;   // Variates of one group of eight calls
+    static constexpr int kCalls = 8;   // Philox calls of one group
     static constexpr int kUnroll = 4;  // groups in flight: hides the latency of the ten dependent rounds
     using Variates = __m512i;
     struct Points {
@@ -24,47 +25,74 @@ struct Avx512 {
         uint64_t seed;
     };
 
-    template <int Groups>
-    static void variates(const Keys& keys, uint64_t id, uint32_t sample, uint32_t block, Variates* k) {
+    // What all samples of an example have in common in eight calls, as in simd_avx2.h.
+    struct Calls {
+        __m512i one, other;
+    };
+    static void prepare(const Keys& keys, uint64_t id, uint32_t block, int64_t groups, Calls* calls) {
         const __m512i mul0 = _mm512_set1_epi64(core::kMul0), mul1 = _mm512_set1_epi64(core::kMul1);
         // Unpacking 64-bit halves gathers the even and then the odd lanes: lane 2j+i starts as call 4i+j.
         const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
-        // Two products of the first two rounds do not depend on the block: they are taken once, as scalars.
-        uint32_t key0 = static_cast<uint32_t>(keys.seed), key1 = static_cast<uint32_t>(keys.seed >> 32);
-        const uint64_t q1 = static_cast<uint64_t>(core::kMul1) * static_cast<uint32_t>(id);
-        const uint32_t d0 = static_cast<uint32_t>(q1 >> 32) ^ sample ^ key0, d1 = static_cast<uint32_t>(q1);
-        const uint64_t q0 = static_cast<uint64_t>(core::kMul0) * d0;
-        const __m512i round1 = _mm512_set1_epi64(static_cast<uint32_t>(id >> 32) ^ key1);
-        key0 += core::kWeyl0;
-        key1 += core::kWeyl1;
-        const __m512i round2 = _mm512_set1_epi64(d1 ^ key0);
-        const __m512i high2 = _mm512_set1_epi64(static_cast<uint32_t>(q0 >> 32) ^ key1);
-        const __m512i low2 = _mm512_set1_epi64(static_cast<uint32_t>(q0));
-        key0 += core::kWeyl0;
-        key1 += core::kWeyl1;
-
-        __m512i c0[Groups], c1[Groups], c2[Groups], c3[Groups];
-        for (int g = 0; g < Groups; ++g) {
+        const uint64_t p1 = static_cast<uint64_t>(core::kMul1) * static_cast<uint32_t>(id);
+        const __m512i round1 = _mm512_set1_epi64(static_cast<uint32_t>(id >> 32) ^ key1(keys, 0));
+        const __m512i round2 = _mm512_set1_epi64(static_cast<uint32_t>(p1) ^ key0(keys, 1));
+        const __m512i k0 = _mm512_set1_epi64(key0(keys, 2)), k1 = _mm512_set1_epi64(key1(keys, 2));
+        const __m512i k3 = _mm512_set1_epi64(key1(keys, 3));
+        for (int64_t g = 0; g < groups; ++g) {
             const __m512i start =
                 _mm512_add_epi32(order, _mm512_set1_epi64(static_cast<int64_t>(block) + 8 * g));
-            const __m512i p0 = _mm512_mul_epu32(start, mul0);
-            const __m512i p1 = _mm512_mul_epu32(_mm512_xor_si512(_mm512_srli_epi64(p0, 32), round1), mul1);
-            c0[g] = _mm512_xor_si512(_mm512_srli_epi64(p1, 32), round2);
-            c1[g] = p1;
-            c2[g] = _mm512_xor_si512(p0, high2);
-            c3[g] = low2;
+            const __m512i first = _mm512_mul_epu32(start, mul0);
+            const __m512i c1 = _mm512_mul_epu32(_mm512_xor_si512(high(first), round1), mul1);
+            const __m512i p0 = _mm512_mul_epu32(_mm512_xor_si512(high(c1), round2), mul0);
+            calls[g] = {both(first, _mm512_xor_si512(c1, k0)),
+                        both(_mm512_xor_si512(high(p0), k1), _mm512_xor_si512(p0, k3))};
         }
-        for (int round = 2; round < core::kRounds; ++round) {
-            const __m512i k0 = _mm512_set1_epi64(key0), k1 = _mm512_set1_epi64(key1);
+    }
+
+    struct Sample {
+        __m512i high, low;
+        Sample(const Keys& keys, uint64_t id, uint32_t sample) {
+            const uint64_t p1 = static_cast<uint64_t>(core::kMul1) * static_cast<uint32_t>(id);
+            const uint32_t c0 = static_cast<uint32_t>(p1 >> 32) ^ sample ^ key0(keys, 0);
+            const uint64_t p0 = static_cast<uint64_t>(core::kMul0) * c0;
+            high = _mm512_set1_epi64(static_cast<uint32_t>(p0 >> 32) ^ key1(keys, 1));
+            low = _mm512_set1_epi64(static_cast<uint32_t>(p0));
+        }
+    };
+
+    static __m512i both(__m512i low, __m512i high) {
+        return _mm512_mask_blend_epi32(0xAAAA, low, _mm512_slli_epi64(high, 32));
+    }
+    static __m512i high(__m512i product) { return _mm512_srli_epi64(product, 32); }
+    static uint32_t key0(const Keys& keys, uint32_t round) {
+        return static_cast<uint32_t>(keys.seed) + round * core::kWeyl0;
+    }
+    static uint32_t key1(const Keys& keys, uint32_t round) {
+        return static_cast<uint32_t>(keys.seed >> 32) + round * core::kWeyl1;
+    }
+
+    template <int Groups>
+    static void variates(const Keys& keys, const Sample& sample, const Calls* calls, Variates* k) {
+        const __m512i mul0 = _mm512_set1_epi64(core::kMul0), mul1 = _mm512_set1_epi64(core::kMul1);
+        const __m512i k3 = _mm512_set1_epi64(key0(keys, 3));
+        __m512i c0[Groups], c1[Groups], c2[Groups], c3[Groups];
+        for (int g = 0; g < Groups; ++g) {
+            const __m512i q2 = _mm512_mul_epu32(_mm512_xor_si512(sample.high, calls[g].one), mul1);
+            c3[g] = _mm512_mul_epu32(high(_mm512_xor_si512(q2, calls[g].one)), mul0);
+            c1[g] = _mm512_mul_epu32(_mm512_xor_si512(sample.low, calls[g].other), mul1);
+            c0[g] = _mm512_ternarylogic_epi64(high(c1[g]), q2, k3, 0x96);
+            c2[g] = high(_mm512_xor_si512(c3[g], calls[g].other));
+        }
+        for (uint32_t round = 4; round < core::kRounds; ++round) {
+            const __m512i k0 = _mm512_set1_epi64(key0(keys, round)),
+                          k1 = _mm512_set1_epi64(key1(keys, round));
             for (int g = 0; g < Groups; ++g) {
                 const __m512i p0 = _mm512_mul_epu32(c0[g], mul0), p1 = _mm512_mul_epu32(c2[g], mul1);
-                c0[g] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p1, 32), c1[g], k0, 0x96);
-                c2[g] = _mm512_ternarylogic_epi64(_mm512_srli_epi64(p0, 32), c3[g], k1, 0x96);
+                c0[g] = _mm512_ternarylogic_epi64(high(p1), c1[g], k0, 0x96);
+                c2[g] = _mm512_ternarylogic_epi64(high(p0), c3[g], k1, 0x96);
                 c1[g] = p1;
                 c3[g] = p0;
             }
-            key0 += core::kWeyl0;
-            key1 += core::kWeyl1;
         }
         for (int g = 0; g < Groups; ++g) {
             const __m512i front =

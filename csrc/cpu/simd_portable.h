@@ -11,6 +11,7 @@ namespace {
 struct Portable {
     static constexpr int kPart = core::kLanes;  // elements of one Variates
     static constexpr int kParts = 1;            // Variates of one group
+    static constexpr int kCalls = 1;            // Philox calls of one group
     static constexpr int kUnroll = 1;           // groups in flight
     using Variates = core::Words;
     struct Points {
@@ -21,10 +22,25 @@ struct Portable {
         uint64_t seed;
     };
 
+    // What all samples of an example have in common in a group of calls, and all groups in a sample.
+    struct Calls {
+        uint32_t block;
+    };
+    struct Sample {
+        uint64_t id;
+        uint32_t sample;
+        Sample(const Keys&, uint64_t id_, uint32_t sample_) : id(id_), sample(sample_) {}
+    };
+
+    // The calls from `block` on.
+    static void prepare(const Keys&, uint64_t, uint32_t block, int64_t groups, Calls* calls) {
+        for (int64_t g = 0; g < groups; ++g) calls[g].block = block + static_cast<uint32_t>(g);
+    }
+
     template <int Groups>
-    static void variates(const Keys& keys, uint64_t id, uint32_t sample, uint32_t block, Variates* k) {
+    static void variates(const Keys& keys, const Sample& sample, const Calls* calls, Variates* k) {
         for (int g = 0; g < Groups; ++g)
-            k[g] = core::variates(keys.seed, id, sample, block + static_cast<uint32_t>(g));
+            k[g] = core::variates(keys.seed, sample.id, sample.sample, calls[g].block);
     }
 
     template <class Region>

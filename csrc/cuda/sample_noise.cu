@@ -57,7 +57,7 @@ RCFAST_DEVICE void store(T* row, const Pack<T, N>& points, int64_t first, int co
     }
 }
 
-template <class T, bool Clamped, bool Aligned>
+template <class T, bool Clamped, bool Aligned, bool Exponential>
 static __global__ void __launch_bounds__(kThreads) independent_kernel(Job job) {
     __shared__ SharedTable table;
     read_table(table, job.table);
@@ -86,7 +86,8 @@ static __global__ void __launch_bounds__(kThreads) independent_kernel(Job job) {
 #pragma unroll
             for (int i = 0; i < kElements; ++i)
                 points.v[i] = core::narrow<T>(core::place<Clamped>(
-                    x[i], scale, core::quantile(table.at, words[i / core::kWords].w[i % core::kWords])));
+                    x[i], scale,
+                    core::quantile(table.at, Exponential, words[i / core::kWords].w[i % core::kWords])));
             store<Aligned>(static_cast<T*>(a.out) + (example * a.samples + s) * a.n, points, element, count,
                            a.channels, a.n / a.channels);
         }
@@ -107,7 +108,8 @@ RCFAST_DEVICE double sum_of(const core::QuantileTable& table, const SampleNoise&
 #pragma unroll
             for (int i = 0; i < core::kWords; ++i)
                 if (e + i < end)
-                    lane[i] = core::add(lane[i], core::term<Euclidean>(core::quantile(table, words.w[i])));
+                    lane[i] = core::add(lane[i],
+                                        core::term<Euclidean>(core::quantile(table, !Euclidean, words.w[i])));
         }
         for (int step = kTeam / 2; step > 0; step /= 2)
 #pragma unroll
@@ -119,12 +121,12 @@ RCFAST_DEVICE double sum_of(const core::QuantileTable& table, const SampleNoise&
     return sum;  // right in the team's first thread
 }
 
-template <class T, bool Clamped, bool Aligned>
+template <class T, bool Clamped, bool Aligned, bool Exponential>
 static __global__ void __launch_bounds__(kThreads) ball_kernel(Job job) {
     __shared__ SharedTable table;
     read_table(table, job.table);
     const SampleNoise& a = job.a;
-    const bool euclidean = a.noise != Noise::l1_ball, filled = a.noise != Noise::sphere;
+    const bool filled = a.noise != Noise::sphere;
     const core::RoundKeys keys = keys_of(a, job.keys);
     const int mate = static_cast<int>(threadIdx.x) % kTeam;
     const int64_t points = a.batch * a.samples, teams = static_cast<int64_t>(gridDim.x) * (kThreads / kTeam);
@@ -137,12 +139,11 @@ static __global__ void __launch_bounds__(kThreads) ball_kernel(Job job) {
         const int64_t example = point / a.samples;
         const auto id = static_cast<uint64_t>(a.example_ids[example]);
         const uint32_t sample = first_sample(a) + static_cast<uint32_t>(point % a.samples);
-        const double sum = euclidean ? sum_of<true>(table.at, a, keys, id, sample, mate)
-                                     : sum_of<false>(table.at, a, keys, id, sample, mate);
+        const double sum = sum_of<!Exponential>(table.at, a, keys, id, sample, mate);
         const float size = a.size_each ? a.size_each[example] : static_cast<float>(a.size);
         float scale = 0.0f;
         if (mate == 0)
-            scale = core::ball_scale(size, sum, euclidean, filled, a.n,
+            scale = core::ball_scale(size, sum, !Exponential, filled, a.n,
                                      core::variates(keys, id, sample, core::kRadiusCall));
         scale = __shfl_sync(0xFFFFFFFFu, scale, static_cast<int>(threadIdx.x) % 32 - mate);
         if (!mine) continue;
@@ -157,34 +158,41 @@ static __global__ void __launch_bounds__(kThreads) ball_kernel(Job job) {
             for (int i = 0; i < core::kWords; ++i)
                 made.v[i] =
                     core::narrow<T>(core::place<Clamped>(core::add(i < count ? x[e + i] : 0.0f, 0.0f), scale,
-                                                         core::quantile(table.at, words.w[i])));
+                                                         core::quantile(table.at, Exponential, words.w[i])));
             store<Aligned>(row, made, e, count, a.channels, a.n / a.channels);
         }
     }
 }
 
-template <class T, bool Clamped, bool Aligned>
+template <class T, bool Clamped, bool Aligned, bool Exponential>
 void launch(const SampleNoise& a, cudaStream_t stream) {
-    const bool exponential = a.noise == Noise::laplace || a.noise == Noise::l1_ball;
     Job job = {a, core::round_keys(a.seed), {}};
-    std::memcpy(job.table, exponential ? core::kExponential : core::kNormal, sizeof job.table);
+    std::memcpy(job.table, Exponential ? core::kExponential : core::kNormal, sizeof job.table);
     if (is_independent(a.noise)) {
         const int64_t threads = (a.n + kElements - 1) / kElements * side_by_side(a);
         const dim3 grid(static_cast<unsigned>((threads + kThreads - 1) / kThreads),
                         static_cast<unsigned>(a.batch < kMaxGridY ? a.batch : kMaxGridY));
-        launch_kernel("sample_noise", independent_kernel<T, Clamped, Aligned>, grid, kThreads, stream, job);
+        launch_kernel("sample_noise", independent_kernel<T, Clamped, Aligned, Exponential>, grid, kThreads,
+                      stream, job);
     } else {
         const int64_t blocks = (a.batch * a.samples * kTeam + kThreads - 1) / kThreads;
         const dim3 grid(static_cast<unsigned>(blocks < (1 << 20) ? blocks : 1 << 20));
-        launch_kernel("sample_noise", ball_kernel<T, Clamped, Aligned>, grid, kThreads, stream, job);
+        launch_kernel("sample_noise", ball_kernel<T, Clamped, Aligned, Exponential>, grid, kThreads, stream,
+                      job);
     }
+}
+
+template <class T, bool Clamped, bool Aligned>
+void launch_law(const SampleNoise& a, cudaStream_t stream) {
+    return is_exponential(a.noise) ? launch<T, Clamped, Aligned, true>(a, stream)
+                                   : launch<T, Clamped, Aligned, false>(a, stream);
 }
 
 template <class T, bool Clamped>
 void launch_layout(const SampleNoise& a, cudaStream_t stream) {
     const bool aligned =
         a.channels == 1 && a.n % kElements == 0 && reinterpret_cast<uintptr_t>(a.out) % 16 == 0;
-    return aligned ? launch<T, Clamped, true>(a, stream) : launch<T, Clamped, false>(a, stream);
+    return aligned ? launch_law<T, Clamped, true>(a, stream) : launch_law<T, Clamped, false>(a, stream);
 }
 
 template <class T>

@@ -1,5 +1,7 @@
 """Noise and balls, of correctly rounded operations in a fixed order."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -24,28 +26,77 @@ def _calls(seed: int, example_ids: Tensor, first_sample: int, samples: int, call
 
 
 def quantile(words: Tensor, *, exponential: bool) -> Tensor:
-    """Variates of the words of a shape: float32, normal, or exponential with a random sign.
+    """Variates of the words of a shape: float32, normal, or exponential with a random sign (csrc/core/quantile.h)."""
+    return _exponential_quantile(words) if exponential else _normal_quantile(words)
 
-    Bit 31 is the sign, bit 30 says that the magnitude is below its median, f = the other bits + 1/2 is the place in
-    that half. The tail's octaves, by the exponent of f as float32, are polynomials in its mantissa, the lower half is
-    one polynomial in f / 2^30 (csrc/core/quantile.h).
+
+def _exponential_quantile(words: Tensor) -> Tensor:
+    """Bit 31 is the sign, bit 30 says that the magnitude is below its median, the others are the place in that half.
+
+    f is the place + 1/2. The tail's octaves, by the exponent of f as float32, are polynomials in its mantissa, the
+    lower half is one polynomial in f / 2^30.
     """
+    f = ((words & 0x3FFFFFFF).to(torch.float32) + 0.5).clamp(max=2.0**30 - 64)
+    central = (words & 0x40000000) != 0
+    column = torch.where(central, 157, f.view(torch.int32) >> 23) % 32
+    value = _polynomial(column, torch.where(central, f * 2.0**-30, _octave_place(f)), exponential=True)
+    return torch.where((words & 0x80000000) != 0, -value, value)
+
+
+def _normal_quantile(words: Tensor) -> Tensor:
+    """A rational function of the word in two's complement, its last bit set, where u >= 0; octaves beyond."""
     from .. import _C
 
-    table = torch.tensor(
-        _C.quantile_table(exponential), device=words.device
-    )  # [10, 32], the highest power first
-    f = ((words & 0x3FFFFFFF).to(torch.float32) + 0.5).clamp(max=2.0**30 - 64)
-    bits = f.view(torch.int32)
-    central = (words & 0x40000000) != 0
-    column = torch.where(central, 157, bits >> 23) % 32
-    mantissa = (bits & 0x7FFFFF | 0x3F800000).view(torch.float32)
-    t = torch.where(central, f * 2.0**-30, mantissa - 1.5)
+    edge, *coefficients = torch.tensor(_C.normal_middle(), device=words.device)
+    signed = torch.where((words & 0x80000000) != 0, words - 2**32, words)
+    q = (signed | 1).to(torch.float32) * 2.0**-31
+    u = fused(-q, q, edge)
+    middle = q * (
+        _power_series(coefficients[:7], u) / _power_series([*coefficients[7:], torch.ones_like(edge)], u)
+    )
+    f = (torch.where(signed < 0, words, ~words) & 0x7FFFFFFF).to(
+        torch.float32
+    ) + 0.5  # words that are farther out
+    tail = _polynomial((f.view(torch.int32) >> 23) % 32, _octave_place(f), exponential=False)
+    return torch.where(u < 0, torch.where(signed < 0, -tail, tail), middle)
+
+
+def _power_series(coefficients: list[Tensor], u: Tensor) -> Tensor:
+    """The polynomial in u, its constant first, by Horner's rule."""
+    value = coefficients[-1]
+    for coefficient in coefficients[-2::-1]:
+        value = fused(value, u, coefficient)
+    return value
+
+
+def fused(a: Tensor, b: Tensor, c: Tensor) -> Tensor:
+    """a · b + c of float32, rounded once.
+
+    The product is exact in float64. Its sum with c is rounded to odd there, which leaves the second rounding what the
+    first would have given (Boldo and Melquiond, "Emulation of FMA and correctly rounded sums", 2008).
+    """
+    product, c = a.to(torch.float64) * b.to(torch.float64), c.to(torch.float64)
+    total = product + c
+    part = total - product
+    lost = (product - (total - part)) + (c - part)  # exact (Knuth's two-sum)
+    bits = total.view(torch.int64)
+    outward = (lost > 0) == (total > 0)
+    odd = torch.where((lost != 0) & (bits % 2 == 0), bits + torch.where(outward, 1, -1), bits)
+    return odd.view(torch.float64).to(torch.float32)
+
+
+def _octave_place(f: Tensor) -> Tensor:
+    return (f.view(torch.int32) & 0x7FFFFF | 0x3F800000).view(torch.float32) - 1.5
+
+
+def _polynomial(column: Tensor, t: Tensor, *, exponential: bool) -> Tensor:
+    from .. import _C
+
+    table = torch.tensor(_C.quantile_table(exponential), device=t.device)  # [10, 32], the highest power first
     pair = [table[2 * i][column] * t + table[2 * i + 1][column] for i in range(5)]
     square = t * t
     fourth = square * square
-    value = (pair[0] * fourth + (pair[1] * square + pair[2])) * fourth + (pair[3] * square + pair[4])
-    return torch.where((words & 0x80000000) != 0, -value, value)
+    return (pair[0] * fourth + (pair[1] * square + pair[2])) * fourth + (pair[3] * square + pair[4])
 
 
 def point_sum(terms: Tensor) -> Tensor:
@@ -83,9 +134,9 @@ def exponential(y: Tensor) -> Tensor:
     """e^y of float64 in (-700, 0], likewise."""
     k = (y * 1.4426950408889634 - 0.5).trunc()
     d = (y - k * _LN2_HIGH) - k * _LN2_LOW
-    series = torch.ones_like(y)
-    for i in range(14, 0, -1):
-        series = series / i * d + 1
+    series = torch.full_like(y, 1 / math.factorial(14))
+    for i in range(13, -1, -1):
+        series = series * d + 1 / math.factorial(i)
     return torch.ldexp(series, k)
 
 

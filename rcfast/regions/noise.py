@@ -2,13 +2,15 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
 
 from .. import ops
 from .base import Region, clamped
 from .checks import check_size
+
+VARIATES = 2  # raised when a seed gives other noise: part of the key of everything that is kept
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -22,6 +24,9 @@ class Additive(Region):
     NOISE: ClassVar[str]  # of rcfast.ops.sample_noise_
     POSITIVE: ClassVar[bool] = False  # whether the size may not be 0
     clip: Literal["clamp"] | None = field(default=None, kw_only=True)
+
+    def identity(self) -> dict[str, Any]:
+        return {**super().identity(), "variates": VARIATES}
 
     def __post_init__(self) -> None:
         object.__setattr__(self, self.SIZE, check_size(self.SIZE, self.size, positive=self.POSITIVE))

@@ -52,16 +52,17 @@ void known_answers() {
 // Every word whose octave is improbable, against the polynomial of one element: the vector units have another
 // way there.
 void rare_words() {
+    const auto exponential = [](uint32_t w) { return core::quantile(core::kExponential, true, w); };
+    const auto normal = [](uint32_t w) { return core::quantile(core::kNormal, false, w); };
     for (const int exponent : {0, 1, 5, 22, 23, 24, 29}) {
-        const uint32_t word = 1u << exponent;
-        const float here = core::quantile(core::kNormal, word);
-        check(here == -core::quantile(core::kNormal, word | core::kIsNegative), "symmetry");
-        check(here > core::quantile(core::kNormal, word + (word + 7) / 8), "the tail falls");
-        check(core::quantile(core::kNormal, word | core::kIsCentral) < 0.6745f,
-              "the centre ends at the median");
+        const uint32_t word = 1u << exponent, farther = 0x7FFFFFFFu - word;
+        check(exponential(word) == -exponential(word | core::kIsNegative), "symmetry");
+        check(exponential(word) > exponential(word + (word + 7) / 8), "the tail falls");
+        check(exponential(word | core::kIsCentral) < 0.6932f, "the centre ends at the median");
+        check(normal(farther) == -normal(~farther), "symmetry of the normal");
+        check(normal(farther) > normal(farther - (word + 7) / 8), "the normal's tail falls");
     }
-    check(core::quantile(core::kNormal, 0) > 6.3f && core::quantile(core::kNormal, 0) < 6.4f,
-          "the farthest word");
+    check(normal(0x7FFFFFFFu) > 6.3f && normal(0x7FFFFFFFu) < 6.4f, "the farthest word");
 }
 
 void reduced_precision() {
@@ -130,7 +131,7 @@ std::vector<float> noise_of(const SampleNoise& a, int64_t b, int64_t s, float si
     const bool exponential = a.noise == Noise::laplace || a.noise == Noise::l1_ball;
     std::vector<float> z(a.n);
     for (int64_t e = 0; e < a.n; ++e)
-        z[e] = core::quantile(exponential ? core::kExponential : core::kNormal,
+        z[e] = core::quantile(exponential ? core::kExponential : core::kNormal, exponential,
                               core::variates(a.seed, id, sample, static_cast<uint32_t>(e / 4)).w[e % 4]);
     float scale = size;
     if (!is_independent(a.noise)) {
