@@ -122,7 +122,7 @@ def of_trace(found: Trace) -> dict[str, checks.Check]:
 
 @pytest.mark.parametrize(
     "attack",
-    [FGSM(), IGSM.fast(), JSMA(), CWL2.fast(), CWLinf.fast(), DeepFool(), Walk(keep_best=True)],
+    [FGSM(), IGSM.fast(), JSMA(), CWL2.fast(), CWLinf.fast(iterations=60), DeepFool(), Walk(keep_best=True)],
     ids=lambda attack: type(attack).__name__,
 )
 def test_an_honest_attack_passes_and_is_not_changed_by_being_observed(attack: Attack, case: Case) -> None:
@@ -353,7 +353,9 @@ def test_nothing_to_trace(case: Case) -> None:
     assert {check.verdict for check in of_trace(found).values()} == {"not applicable"}
 
 
-@pytest.mark.parametrize("attack", [CWL2.fast(), CWLinf.fast(), IGSM.fast(), DeepFool()], ids=repr)
+@pytest.mark.parametrize(
+    "attack", [CWL2.fast(), CWLinf.fast(iterations=60), IGSM.fast(), DeepFool()], ids=repr
+)
 def test_some_rows_are_observed_in_a_larger_attack_as_alone(attack: Attack, case: Case) -> None:
     """A row that the model already calls the target is left out in both."""
     labels = case.targets.clone() if attack.targeted else case.y.clone()
