@@ -65,7 +65,7 @@ def logits_in_parts(model: AttackedModel, x: Tensor, rows: Tensor) -> Tensor:
 
     rows [n]: which examples of the batch these are.
     """
-    if len(x) <= model.limit:
+    if len(x) <= model.limit or not model.in_parts:
         return model.logits(x, rows)
     logits: Tensor = _InParts.apply(x, rows, model)
     return logits

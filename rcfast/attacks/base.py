@@ -115,7 +115,8 @@ class AttackedModel:
 
     `rows` [n] int64 says which example of the batch each row of the input belongs to, so that attacks may
     drop finished examples and try several variants of one at once. limit: rows that fit into memory at once.
-    examples [b] int64: which of the attacked examples the batch holds, for observers.
+    examples [b] int64: which of the attacked examples the batch holds, for observers. in_parts: `limit` is what memory
+    takes, and a graph of more rows is made in parts, at the cost of a pass more.
     Neither the parameters nor their gradients are touched, and callers under torch.no_grad are fine.
     """
 
@@ -128,8 +129,9 @@ class AttackedModel:
         queries: Tensor,
         bar: tqdm | None = None,
         examples: Tensor | None = None,
+        in_parts: bool = False,
     ):
-        self.examples = examples
+        self.examples, self.in_parts = examples, in_parts
         self.model, self.num_classes, self.limit, self.queries = model, num_classes, limit, queries
         self._bar, self._done = bar, 0.0
         self._slopes = _Slopes(*torch.zeros(2, 1, dtype=torch.bool, device=queries.device))
@@ -346,7 +348,13 @@ class Attack(ABC):
             for rows in active.split(size) if len(active) else ():
                 spent = torch.zeros_like(rows)
                 attacked = AttackedModel(
-                    model, num_classes=logits.shape[1], limit=limit, queries=spent, bar=bar, examples=rows
+                    model,
+                    num_classes=logits.shape[1],
+                    limit=limit,
+                    queries=spent,
+                    bar=bar,
+                    examples=rows,
+                    in_parts=batch is None,
                 )
                 adversarial[rows] = self._run(attacked, x[rows], labels[rows]).to(x.dtype)
                 queries[rows] += spent
