@@ -65,7 +65,7 @@ def context(results: Any, folder: Path) -> Context:
 @pytest.mark.slow
 def test_votes_are_those_by_hand(results: Any, context: Context) -> None:
     """Sizes, accuracies and labels are what one gets with the library from the same network and examples."""
-    voter = network(context, "point").voter(context.config.vote.dtype)
+    voter = network(context, "point").voter(context.config.vote.dtype, regions.Cube(0.1))
     components = regions.principal_components(data.load("digits").train.x, 6)
     families = {
         "cube": regions.Cube,
