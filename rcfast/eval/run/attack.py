@@ -118,7 +118,7 @@ class NetworkAttack(Adversarial):
             "settings": settings(make(ctx.config, self.case, ctx.device)),
             "network": network(ctx, self.case.network).digest,
             "examples": digest_examples(examples(ctx), self.rows),
-            "batch": _batch(ctx),
+            "batch": batch_of(ctx),
         }
 
     def compute(self, ctx: Context) -> Made:
@@ -134,7 +134,7 @@ class NetworkAttack(Adversarial):
             chosen = self.observed(ctx)
             recorder = Recorder(attack, model, each, labels, chosen.to(ctx.device))
             with observing(recorder) if len(recorder.rows) else nullcontext():
-                result = attack(model, each, labels, batch=_batch(ctx))
+                result = attack(model, each, labels, batch=batch_of(ctx))
             happened = recorder.trace(model, result)
         shape = (len(x), len(each) // max(len(x), 1))
         success = result.success.cpu().numpy().reshape(shape)
@@ -161,7 +161,8 @@ class NetworkAttack(Adversarial):
         return self.size(ctx) * pace.attack(ctx, self.case)
 
 
-def _batch(ctx: Context) -> int:
+def batch_of(ctx: Context) -> int:
+    """Return how many rows an attack takes at once, fewer of large images."""
     return rows_at_once(math.prod(ctx.dataset.shape), BATCH)
 
 

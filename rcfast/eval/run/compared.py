@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rcfast import attacks
-from rcfast.eval.run.attack import BATCH, Adversarial, Case, digest_examples, settings
+from rcfast.eval.run.attack import Adversarial, Case, batch_of, digest_examples, settings
 from rcfast.eval.run.compare import LearntSize, classifier, identity, region
 from rcfast.eval.run.config import ConfigError
 from rcfast.eval.run.context import Context
@@ -161,7 +161,7 @@ class VoteAttack(Adversarial):
             "settings": settings(region_cw(ctx)),
             "votes": [ctx.config.vote.m, ctx.config.vote.seeds[0]],
             "examples": digest_examples(examples(ctx), self.rows),
-            "batch": BATCH,
+            "batch": batch_of(ctx),
         }
 
     def compute(self, ctx: Context) -> Made:
@@ -170,7 +170,7 @@ class VoteAttack(Adversarial):
         each = x.repeat_interleave(targets.shape[1], dim=0)
         vote = classifier(ctx, self.case.network, ctx.config.vote.seeds[0])
         with explained(str(self)):
-            result = region_cw(ctx)(vote, each, targets.flatten(), batch=BATCH)
+            result = region_cw(ctx)(vote, each, targets.flatten(), batch=batch_of(ctx))
         success = result.success.cpu().numpy().reshape(targets.shape)
         adversarial = result.adversarial.cpu().numpy().reshape(*targets.shape, *x.shape[1:])
         found = {"success": success, "adversarial": adversarial}

@@ -13,9 +13,9 @@ from torch import Tensor
 from rcfast.attacks import AttackResult, External, Noise, judge
 from rcfast.classifier import RegionClassifier
 from rcfast.eval.run.attack import (
-    BATCH,
     Adversarial,
     Case,
+    batch_of,
     blocks,
     digest_examples,
     make,
@@ -111,7 +111,7 @@ class VoteAttack(Adversarial):
             "vote": judge_of(ctx, DEFENCE).identity,
             "seed": ctx.config.vote.seeds[0],
             "examples": digest_examples(examples(ctx), self.rows),
-            "batch": BATCH,
+            "batch": batch_of(ctx),
         }
 
     def compute(self, ctx: Context) -> Made:
@@ -119,7 +119,7 @@ class VoteAttack(Adversarial):
         x = examples(ctx).x[self.rows]
         each = x.repeat_interleave(labels.shape[1], dim=0)
         with explained(str(self)):
-            result = attack(attacked(ctx), each, labels.flatten(), batch=BATCH)
+            result = attack(attacked(ctx), each, labels.flatten(), batch=batch_of(ctx))
         shape = tuple(labels.shape)
         found = {
             "success": result.success.cpu().numpy().reshape(shape),
