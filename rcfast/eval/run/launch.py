@@ -18,10 +18,8 @@ from pathlib import Path
 from rcfast.eval.run.begun import threads_of
 from rcfast.eval.run.config import Config
 
-SMALL = (
-    "digits",
-    "mnist",
-)  # data whose passes take Python's time, not the cores': threads wait for one another
+# Data whose passes take Python's time, not the cores': threads wait for one another.
+SMALL = ("digits", "mnist")
 MOST = 4  # each takes the memory of torch and of the data
 WATCHED = "RCFAST_WATCHED"
 _LOOK = 0.05  # seconds between two looks at the processes
