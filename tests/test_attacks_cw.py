@@ -167,7 +167,7 @@ def test_linf_follows_the_literal_loop(digits):
 def test_l0_follows_the_literal_loop(digits):
     budget = {"iterations": 200, "rate": 5e-2, "c0": 1e-1, "c_max": 7.0}
     ours, delta = compare(
-        CWL0(**budget, abort_early=False, twice=False, scaled=False),
+        CWL0(**budget, abort_early=False, twice=False, scaled=False, retries=0),
         lambda *a: literal.cw_l0(*a, **budget),
         digits,
         2,
@@ -344,6 +344,49 @@ def test_l0_freezes_a_batch_of_the_least_and_one_that_matters_at_most():
     loud = torch.linspace(0.1, 0.2, 100)[None]
     frozen = frozen_by(CWL0(), l0_state(loud))
     assert frozen[0].nonzero().flatten().tolist() == [0]
+
+
+def test_l0_frees_the_pixel_that_matters_most_and_freezes_the_others():
+    attack, state = CWL0(retries=2), l0_state(torch.linspace(1e-3, 9e-3, 100)[None])
+    attack._tighten(state)  # 0, 1 and 2
+    for c, frozen, ended in ((0.4, [0, 1], False), (0.2, [0], False), (0.1, [3], True)):
+        state.c[:] = 2 * c
+        assert attack._give_up(state).tolist() == [ended]
+        assert (~state.bound[0]).nonzero().flatten().tolist() == frozen
+        assert state.c.item() == pytest.approx(c)
+    assert state.failed[0].nonzero().flatten().tolist() == [0, 1, 2]
+
+
+def test_l0_ends_where_no_pixel_is_left_to_try():
+    attack, state = CWL0(retries=9), l0_state(torch.tensor([[0.1, 0.2]]))
+    attack._tighten(state)
+    assert [attack._give_up(state).item() for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("share", "missing", "futile"),
+    [(0.25, 0.3, False), (0.25, 0.5, True), (0.5, 0.5, False), (0.09, 0.01, True)],
+)
+def test_l0_takes_a_larger_c_while_the_distance_holds_f_back(share: float, missing: float, futile: bool):
+    """At 0.3 left of f a row ended where the distance still had a quarter of the gradient: rows on a ResNet went on."""
+    state = l0_state(torch.full((1, 4), 0.1))
+    state.share[:], state.least[:] = share, missing
+    assert CWL0()._futile(state).tolist() == [futile]
+
+
+def test_l0_retries_only_take_away(digits):
+    model, x, target = digits
+    budget = {"c_max": 20.0, "iterations": 60}
+    none, some = (CWL0.fast(**budget, retries=n)(model, x, target) for n in (0, 3))
+    assert none.success.all() and some.success.all()
+    assert (some.noise.l0 <= none.noise.l0).all()
+    assert some.noise.l0.sum() < none.noise.l0.sum()
+
+
+@pytest.mark.parametrize("retries", [-1, 1.0, True])
+def test_l0_counts_retries(retries: object):
+    with pytest.raises(ValueError, match="retries"):
+        CWL0(retries=retries)
 
 
 def test_l0_freezes_all_channels_of_a_pixel():

@@ -41,7 +41,6 @@ FUTILE = 0.8
 OUTWEIGHED = (
     1.0  # where c·f outweighs the constraint throughout the attempt; before, a larger c changes little
 )
-FAR = 0.15  # a difference of logits that an attempt which failed for want of c does not miss
 LOOK = 8  # iterations between two looks on a GPU, where each costs a synchronisation
 
 
@@ -58,7 +57,7 @@ class Climb(Adam):
     least: Tensor  # [R] the least that was missing since the last check
     past: Tensor  # [R,SPAN] the least at the checks before
     before: Tensor  # [R] what the failed attempt before this one missed, infinite after a success
-    failed: Tensor  # [R] the largest tau given up, 0 before
+    failed: Tensor  # [R] the largest tau given up, 0 before, or [R,P] bool: pixels that could not be done without
     best_c: Tensor  # [R] c at the last success
     steepest: Tensor  # [R] largest squared gradient of f in this attempt
     share: Tensor  # [R] the largest gradient of the constraint in this attempt, relative to that of c·f
@@ -92,6 +91,10 @@ class ClimbingAttack(CarliniWagner):
     def _bound(self, x: Tensor) -> Tensor:
         """The constraint at the start, for x [r,...]."""
 
+    def _failed(self, x: Tensor) -> Tensor:
+        """What was given up at the start: nothing, for x [r,...]."""
+        return x.new_zeros(len(x))
+
     @abstractmethod
     def _adversarial(self, state: Climb) -> Tensor:
         """Points [R,...] at state.w."""
@@ -124,6 +127,10 @@ class ClimbingAttack(CarliniWagner):
     def _futile(self, state: Climb) -> Tensor:
         """Which failed attempts [r] missed by so much that no larger c would succeed."""
 
+    def _growth(self, state: Climb) -> Tensor:
+        """By how much c grows after a failed attempt [r]."""
+        return torch.full_like(state.c, 2.0)
+
     def _give_up(self, state: Climb) -> Tensor:
         """What happens to rows whose bound cannot be met, in place; returns which are finished [r]."""
         return torch.ones_like(state.solved)
@@ -149,7 +156,7 @@ class ClimbingAttack(CarliniWagner):
             least=zero + torch.inf,
             past=zero[:, None].repeat(1, SPAN) + torch.inf,
             before=zero + torch.inf,
-            failed=zero.clone(),
+            failed=self._failed(x),
             best_c=zero + self.c0,
             steepest=zero.clone(),
             share=zero.clone(),
@@ -261,7 +268,7 @@ class ClimbingAttack(CarliniWagner):
         lost = ~state.hit
         state.best_c = torch.where(lost, state.best_c, state.c)
         futile = (state.least >= FUTILE * state.before) & (state.share < OUTWEIGHED) | self._futile(state)
-        state.c = torch.where(lost, state.c * 2, state.c)
+        state.c = torch.where(lost, state.c * self._growth(state), state.c)
         given_up = lost & (state.c >= self.c_max)
         if self.abort_early:
             state.c = torch.maximum(state.c, self._least_c(state))

@@ -8,13 +8,14 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from rcfast.attacks._climb import FAR, Climb, ClimbingAttack
+from rcfast.attacks._climb import Climb, ClimbingAttack
 from rcfast.attacks._cw import SLOWEST, from_tanh
 from rcfast.attacks.base import check_positive, per_row
 
 TOLERANCE = 1e-4  # a loss below this share of c is a success
 GAP = 0.03  # between the largest change of a success and a tau that failed: closer ones are not told apart
 WEAK = 0.3  # c times the largest gradient, beside the gradient 1 of the penalty, that makes headway
+FAR = 0.15  # a difference of logits that an attempt which failed for want of c does not miss
 USUAL = 0.15  # noise below which steps become shorter with it; the rates are for MNIST, where it is 0.19
 BEYOND = 2.0  # how much larger than that of a linear f the noise of the first attempt may be
 SHRINK = 0.9  # of tau after a success
