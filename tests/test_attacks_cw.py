@@ -357,6 +357,18 @@ def test_l0_frees_the_pixel_that_matters_most_and_freezes_the_others():
     assert state.failed[0].nonzero().flatten().tolist() == [0, 1, 2]
 
 
+def test_linf_goes_on_where_a_larger_c_lowers_f():
+    """What was missed counted c times: where f halved as c doubled, larger c were left out as if they did not help."""
+    attack = CWLinf()
+    state = attack._start(torch.arange(2), torch.full((2, 3), 0.5), torch.zeros(2, dtype=torch.int64))
+    state.solved[:], state.slope[:], state.c[:] = True, 1.0, 1.0
+    for hinge in ([0.1, 0.1], [0.05, 0.09]):
+        state.share[:], state.over[:], state.least = 0.5, True, state.c * torch.tensor(hinge)
+        bound = state.bound.clone()
+        attack._next_attempt(state)
+    assert (state.bound == bound).tolist() == [True, False]  # the other one goes on to another tau
+
+
 def test_l0_ends_where_no_pixel_is_left_to_try():
     attack, state = CWL0(retries=9), l0_state(torch.tensor([[0.1, 0.2]]))
     attack._tighten(state)
@@ -378,7 +390,8 @@ def test_l0_retries_only_take_away(digits):
     model, x, target = digits
     budget = {"c_max": 20.0, "iterations": 60}
     none, some = (CWL0.fast(**budget, retries=n)(model, x, target) for n in (0, 3))
-    assert none.success.all() and some.success.all()
+    assert none.success.all()
+    assert some.success.all()
     assert (some.noise.l0 <= none.noise.l0).all()
     assert some.noise.l0.sum() < none.noise.l0.sum()
 

@@ -57,7 +57,9 @@ class Climb(Adam):
     least: Tensor  # [R] the least that was missing since the last check
     past: Tensor  # [R,SPAN] the least at the checks before
     before: Tensor  # [R] what the failed attempt before this one missed, infinite after a success
-    failed: Tensor  # [R] the largest tau given up, 0 before, or [R,P] bool: pixels that could not be done without
+    failed: (
+        Tensor  # [R] the largest tau given up, 0 before, or [R,P] bool: pixels that could not be done without
+    )
     best_c: Tensor  # [R] c at the last success
     steepest: Tensor  # [R] largest squared gradient of f in this attempt
     share: Tensor  # [R] the largest gradient of the constraint in this attempt, relative to that of c·f
@@ -110,6 +112,10 @@ class ClimbingAttack(CarliniWagner):
     @abstractmethod
     def _missing(self, hinge: Tensor, distance: Tensor, state: Climb) -> Tensor:
         """What must reach zero [R] for a success."""
+
+    def _missed(self, state: Climb) -> Tensor:
+        """What an attempt missed [r], on a scale on which attempts with different c compare."""
+        return state.least
 
     @abstractmethod
     def _goal(self, grain: Tensor) -> Tensor:
@@ -267,14 +273,15 @@ class ClimbingAttack(CarliniWagner):
             state.put(won, part)
         lost = ~state.hit
         state.best_c = torch.where(lost, state.best_c, state.c)
-        futile = (state.least >= FUTILE * state.before) & (state.share < OUTWEIGHED) | self._futile(state)
+        missed = self._missed(state)
+        futile = (missed >= FUTILE * state.before) & (state.share < OUTWEIGHED) | self._futile(state)
         state.c = torch.where(lost, state.c * self._growth(state), state.c)
         given_up = lost & (state.c >= self.c_max)
         if self.abort_early:
             state.c = torch.maximum(state.c, self._least_c(state))
             given_up |= lost & (state.share < NEGLIGIBLE) & (state.c >= SCALE_FREE)
             given_up |= lost & state.solved & futile
-        state.before = torch.where(lost, state.least, torch.inf)
+        state.before = torch.where(lost, missed, torch.inf)
         rows = given_up.nonzero().flatten()
         if len(rows):
             part = state.select(rows)

@@ -96,7 +96,7 @@ class CWLinf(ClimbingAttack):
         return torch.where(state.solved, WEAK / state.slope.flatten(1).abs().amax(1), 0)
 
     def _futile(self, state: Climb) -> Tensor:
-        return state.least > FAR * state.c
+        return self._missed(state) > FAR
 
     def _give_up(self, state: Climb) -> Tensor:
         if not self.refine:
@@ -109,6 +109,10 @@ class CWLinf(ClimbingAttack):
 
     def _missing(self, hinge: Tensor, distance: Tensor, state: Climb) -> Tensor:
         return distance + state.c * hinge
+
+    def _missed(self, state: Climb) -> Tensor:
+        # What is missing itself grows with c: where the hinge halves as c doubles, it stays the same.
+        return state.least / state.c
 
     def _goal(self, grain: Tensor) -> Tensor:
         return 2 * grain
