@@ -12,7 +12,7 @@ from rcfast.attacks._level import needed
 from rcfast.attacks._sampled import another, draw, key
 
 NORMS = (0, 2, math.inf)
-SMALL = {"steps": 50, "votes": 400}
+SMALL = {"steps": 50, "points": 8, "votes": 400}
 
 
 def lead_margin(model, r, m, votes):
@@ -131,6 +131,19 @@ def test_every_loss_finds_about_the_same_noise_at_any_scale_of_the_logits(loss):
     assert found[1.0].mean_noise(2) < 1.05 * usual.mean_noise(2)
 
 
+def test_of_two_searches_the_least_noise_stays_that_leads():
+    """The second search alone ends one of these rows at a tenth of the noise, where the vote says another label."""
+    model, x = network(n=20, classes=5), inputs(10, 20)
+    targets = other_targets(predicted(model, x), 5)
+    vote = RegionClassifier(model, 0.25, m=500)
+    attack = RegionCW(start=CWL2.fast(confidence=1.0), **SMALL)
+    once, twice = (attack.replace(restarts=n)(vote, x, targets) for n in (1, 2))
+    assert once.success.all()
+    assert twice.success.all()
+    assert (twice.noise.l2 <= once.noise.l2).all()
+    assert (twice.noise.l2 < once.noise.l2).sum() > 3
+
+
 def test_succeeds_on_fresh_seeds_and_is_never_worse_than_where_it_started():
     model, x = network(n=20, classes=5), inputs(10, 20)
     targets = other_targets(predicted(model, x), 5)
@@ -178,6 +191,7 @@ def test_an_attack_never_uses_the_points_of_the_vote():
         ({"norm": 1}, ValueError, "norm must be one of 0, 2, inf, got 1"),
         ({"steps": 0}, ValueError, "steps must be a positive integer, got 0"),
         ({"points": 0}, ValueError, "points must be a positive integer, got 0"),
+        ({"restarts": 0}, ValueError, "restarts must be a positive integer, got 0"),
         ({"last_points": 0}, ValueError, "last_points must be a positive integer, got 0"),
         ({"votes": 0}, ValueError, "votes must be a positive integer, got 0"),
         ({"certainty": 0.0}, ValueError, "certainty must be positive, got 0.0"),

@@ -36,12 +36,13 @@ def settle(
     *,
     votes: int,
     certainty: float,
+    purpose: str = "settle",
 ) -> Tensor:
     """The sizes [n], near `size` [n], at which the points at(size) [n,...] are labelled as the target.
 
     A choice among noisy votes would prefer lucky ones: of examples selected on one seed some fail on the next. Instead
     atanh of the lead is fitted as a line in the logarithm of the size, to votes at sizes that close in on the
-    needed lead. A plain network is asked by bisection.
+    needed lead. A plain network is asked by bisection. `purpose` names the votes: others for each.
     """
     if not vote.votes:
         return _bisect(vote, rows, labels, at, size)
@@ -54,7 +55,7 @@ def settle(
     active = torch.arange(len(size), device=size.device)
     for i in range(MOST_ROUNDS):
         everywhere = at(place.exp().to(size.dtype))
-        told = vote.vote(everywhere[active], rows[active], purpose=f"settle {i}", m=share)
+        told = vote.vote(everywhere[active], rows[active], purpose=f"{purpose} {i}", m=share)
         lead = vote.lead(told, labels[active], targeted=True).double().clamp(-MOST, MOST)
         known = torch.zeros_like(place)  # a weight of 0: this row was not asked
         places.append(place)
@@ -84,16 +85,18 @@ def settle_whole(
     *,
     votes: int,
     certainty: float,
+    purpose: str = "settle",
 ) -> Tensor:
     """Like :func:`settle` for whole sizes: from the fit's on, one more until the votes lead by what is needed."""
-    size = settle(vote, rows, labels, at, size, votes=votes, certainty=certainty).ceil().clamp(min=1)
+    size = settle(vote, rows, labels, at, size, votes=votes, certainty=certainty, purpose=purpose)
+    size = size.ceil().clamp(min=1)
     if not vote.votes:
         return size
     assert vote.voter is not None
     wanted = needed(vote.voter.m, votes, certainty)
     short = torch.arange(len(size), device=size.device)
     for i in range(MORE):
-        told = vote.vote(at(size)[short], rows[short], purpose=f"whole {i}", m=votes)
+        told = vote.vote(at(size)[short], rows[short], purpose=f"{purpose} whole {i}", m=votes)
         short = short[vote.lead(told, labels[short], targeted=True) < wanted]
         if not len(short):
             break

@@ -20,7 +20,9 @@ __all__ = ["RegionCW"]
 
 VoteLoss = Literal["margin", "tanh", "probability", "count"]
 AVERAGED = (0.3, 0.03)  # share of the newest gradient in the mean, at the first and at the last step
-PACE = (0.2, 0.02)  # of the logarithm of the size, for what the lead is short of its level or beyond it
+# Of the logarithm of the size, for what the lead is short of its level or beyond it. A faster first pace is for short
+# searches only: the size may run away from a direction that is not one yet, to pictures of nothing but ends of [0,1].
+PACE, FASTEST, WAY = (0.07, 0.02), 0.2, 17.0
 FAR = 0.1  # slope of the loss at points far from the target, where it is 1 at undecided ones
 SMOOTH = 0.1  # share of the newest points in the mean square of margins and in the votes
 SHARP = 3.0  # of softmax, for margins of mean square 1
@@ -50,7 +52,8 @@ class RegionCW(SampledAttack):
     averages: g is the running mean of gradients at `points` fresh points of the region in each of `steps` steps
     (`last_points` at the end), over a window that grows from 3 to 33 steps; log s falls where the target leads by more
     of these points than it must at the end, and rises where by less (Robbins and Monro). There is no penalty to
-    search for, and coordinates at 0 or 1 stay there unless the mean gradient leads inside.
+    search for, and coordinates at 0 or 1 stay there unless the mean gradient leads inside. Many steps of few points
+    find less noise than few steps of many. Of `restarts` searches by other points the least noise stays that leads.
 
     What is to rise stands for the lead of the target over its strongest rival among the labels: the mean over points
     of (f(u) + f(-v))/2, u the margin of the target, Z_t - max Z_i, and v that of the rival, both divided by the root
@@ -79,18 +82,19 @@ class RegionCW(SampledAttack):
     targeted: ClassVar[bool] = True
 
     norm: float = 2  # type: ignore[misc]
-    steps: int = 150
-    points: int = 8
+    steps: int = 600
+    points: int = 2
     last_points: int | None = None
+    restarts: int = 2
     loss: VoteLoss = "tanh"
-    votes: int = 1000
+    votes: int = 2000
     certainty: float = 2.75
     start: Attack | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_norm(self.norm)
-        check_counts(steps=self.steps, points=self.points, votes=self.votes)
+        check_counts(steps=self.steps, points=self.points, restarts=self.restarts, votes=self.votes)
         check_counts(**{} if self.last_points is None else {"last_points": self.last_points})
         check_positive(certainty=self.certainty)
         if self.loss not in get_args(VoteLoss):
@@ -100,31 +104,52 @@ class RegionCW(SampledAttack):
 
     @classmethod
     def fast(cls, **changes: Any) -> Self:
-        """A smaller budget for a CPU: 80 steps of 6 points."""
-        return cls(**{"steps": 80, "points": 6, **changes})
+        """A smaller budget for a CPU: one search of 240 steps of 2 points, 1,000 votes."""
+        return cls(**{"steps": 240, "restarts": 1, "votes": 1000, **changes})
 
     def _search(self, vote: Sampled, x: Tensor, labels: Tensor) -> Tensor:
         best, held = self._carried_over(vote, x, labels)
-        state, first = self._begin(vote, x, labels, best, held)
-        for i in range(self.steps):
-            part = i / max(1, self.steps - 1)
-            samples = round(_between((self.points, self.last_points or self.points), part))
-            self._step(vote, state, part, first=first, samples=samples)
-            first += samples
-            vote.network.progress((i + 1) / (self.steps + 1))
+        first, restarts = 0, self.restarts if vote.votes else 1
+        for again in range(restarts):
+            state, first = self._begin(vote, x, labels, best, held & (again == 0), first=first)
+            for i in range(self.steps):
+                part = i / max(1, self.steps - 1)
+                samples = round(_between((self.points, self.last_points or self.points), part))
+                self._step(vote, state, part, first=first, samples=samples)
+                first += samples
+                vote.network.progress((again + (i + 1) / (self.steps + 1)) / restarts)
+            found = self._settled(vote, state, purpose=f"settle {again}")
+            if restarts > 1 or self.start is not None:
+                leads = self._leads(vote, found, labels, purpose=f"leads {again}")
+                noise, before = (Noise.between(p, x).of(self.norm) for p in (found, best))
+                found = torch.where(per_row(~held | (leads & (noise < before)), x), found, best)
+                held = held | leads
+            best = found
+        return best
+
+    def _leads(self, vote: Sampled, found: Tensor, labels: Tensor, *, purpose: str) -> Tensor:
+        """Where [n] half as many votes again agree that the search for a size ended at one, up to chance."""
+        if not vote.votes:
+            return torch.ones_like(labels, dtype=torch.bool)
+        m = -(-self.votes // 2)
+        rows = torch.arange(len(labels), device=labels.device)
+        lead = vote.lead(vote.vote(found, rows, purpose=purpose, m=m), labels, targeted=True)
+        return lead >= self._level(vote) - 2 / math.sqrt(m)
+
+    def _settled(self, vote: Sampled, state: _State, *, purpose: str) -> Tensor:
+        """The points [n,...] along the directions that were found, of the least size that leads safely."""
         ends = settle_whole if self.norm == 0 else settle
         size = ends(
             vote,
             state.row,
-            labels,
-            lambda size: point(self.norm, x, state.mean, size),
+            state.label,
+            lambda size: point(self.norm, state.x, state.mean, size),
             state.size,
             votes=self.votes,
             certainty=self.certainty,
+            purpose=purpose,
         )
-        found = point(self.norm, x, state.mean, size)
-        noise, before = (Noise.between(p, x).of(self.norm) for p in (found, best))
-        return torch.where(per_row(held & (before <= noise), x), best, found)
+        return point(self.norm, state.x, state.mean, size)
 
     def _carried_over(self, vote: Sampled, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The least noisy examples of `start` [n,...] that lead safely by votes of the attack's own, and where [n]."""
@@ -149,17 +174,17 @@ class RegionCW(SampledAttack):
         return chosen.adversarial, chosen.success
 
     def _begin(
-        self, vote: Sampled, x: Tensor, labels: Tensor, best: Tensor, held: Tensor
+        self, vote: Sampled, x: Tensor, labels: Tensor, best: Tensor, held: Tensor, *, first: int
     ) -> tuple[_State, int]:
-        """The state before the first step, and the points that it took."""
+        """The state before the first step, from sample `first` on, and the next sample."""
         rows = torch.arange(len(x), device=x.device)
-        logits = vote.logits(x, rows, first=0, samples=self.points)
+        logits = vote.logits(x, rows, first=first, samples=self.points)
         square = _margins(logits, labels).square().mean(1)
 
         def linear(logits: Tensor, some: Tensor) -> Tensor:
             return (_margins(logits, labels[some]) / square[some].sqrt()[:, None]).mean(1)
 
-        logits, mean = vote.gradients(x, rows, linear, first=0, samples=self.points)
+        logits, mean = vote.gradients(x, rows, linear, first=first, samples=self.points)
         size = first_size(self.norm, x, mean, -linear(logits, rows))
         if held.any():
             there = best - x
@@ -168,7 +193,7 @@ class RegionCW(SampledAttack):
             size = torch.where(held, Noise.between(best, x).of(self.norm), size)
         votes = _votes(logits).to(x.dtype)
         state = _State(row=rows, x=x, label=labels, mean=mean, size=size, square=square, votes=votes)
-        return state, self.points
+        return state, first + self.points
 
     def _step(self, vote: Sampled, state: _State, part: float, *, first: int, samples: int) -> None:
         at = point(self.norm, state.x, state.mean, state.size)
@@ -183,7 +208,8 @@ class RegionCW(SampledAttack):
         state.votes = state.votes.lerp(votes, SMOOTH)
         state.mean = state.mean.lerp(gradient, _between(AVERAGED, part))
         own, other = (votes.gather(1, label[:, None])[:, 0] for label in (state.label, state.rival))
-        state.size = state.size * (_between(PACE, part) * (self._level(vote) - (own - other))).exp()
+        pace = _between((min(FASTEST, max(PACE[0], WAY / self.steps)), PACE[1]), part)
+        state.size = state.size * (pace * (self._level(vote) - (own - other))).exp()
 
     def _level(self, vote: Sampled) -> float:
         """The lead of the target, as a share of the points, at which the search keeps an example."""

@@ -179,7 +179,8 @@ class VoteAttack(Adversarial):
 
     def seconds(self, ctx: Context, pace: Pace) -> float:
         own = region_cw(ctx)
-        return self.size(ctx) * (own.steps * own.points * pace.training + 3 * own.votes * pace.forward)
+        once = own.steps * own.points * pace.training + 2 * own.votes * pace.forward
+        return self.size(ctx) * own.restarts * once
 
 
 def region_cw(ctx: Context) -> attacks.RegionCW:

@@ -3,9 +3,9 @@
 NETWORK = 2  # training and models
 LENGTH = 2  # the search for r, with its stopping rule
 EXAMPLES = 2  # which examples are drawn
-ATTACK = 6  # what an attack finds with the same settings
+ATTACK = 7  # what an attack finds with the same settings
 LABELS = 2  # the vote
 CERTIFICATE = 1  # bounds and theorems
 CHECKS = 1  # what the checks observe
 JUDGED = 1  # what unseen votes say of adversarial examples
-COMPARISON = 1  # sizes and labels of compared votes, and the attack on them
+COMPARISON = 2  # sizes and labels of compared votes, and the attack on them

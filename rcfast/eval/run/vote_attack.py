@@ -133,7 +133,7 @@ class VoteAttack(Adversarial):
     def seconds(self, ctx: Context, pace: Pace) -> float:
         made = make(ctx.config, self.case, ctx.device)
         known = pace.known.get(digest([self.case.attack, settings(made)]))
-        points = getattr(made, "steps", 500) * getattr(made, "points", 1)
+        points = getattr(made, "steps", 500) * getattr(made, "points", 1) * getattr(made, "restarts", 1)
         if isinstance(made, External):
             points = made.queries * max(made.points, 30)
         return self.size(ctx) * (known or points * pace.training + 3 * ctx.config.vote.m * pace.forward)
