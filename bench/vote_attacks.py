@@ -57,7 +57,8 @@ class Task:
         """An image once for each of its targets, and these: the wrong classes, evenly spread where not all."""
         wrong = [t for t in range(self.classes) if t != int(self.y[image])]
         count = self.targets or len(wrong)
-        targets = torch.tensor([wrong[(image + i * len(wrong) // count) % len(wrong)] for i in range(count)])
+        shift = image if count < len(wrong) else 0
+        targets = torch.tensor([wrong[(shift + i * len(wrong) // count) % len(wrong)] for i in range(count)])
         return self.x[image].expand(len(targets), *self.x.shape[1:]), targets
 
 
