@@ -102,3 +102,43 @@ def test_info_prints_what_was_built(capsys):
     said = f"dtype auto    {auto['dtype']} on cpu ({auto['why']})"
     for word in ("rcfast", "torch", ops.build_info()["instruction_set"], "CUDA", "devices", said):
         assert word in text
+
+
+def test_a_forked_child_has_threads_of_its_own():
+    """It cannot use those of the OpenMP runtime that its parent has used: they do not exist there."""
+    code = """
+import os, signal, sys, torch
+from rcfast import ops
+torch.set_num_threads(2)
+x, ids, drawn = torch.rand(1, 4096), torch.zeros(1, dtype=torch.int64), []
+def draw():
+    out = torch.empty(1, 256, 4096)
+    ops.sample_hypercube_(out, x, 0.3, seed=1, example_ids=ids)
+    return out.numpy().tobytes()
+torch.rand(2_000_000).exp_()  # the parent has threads of OpenMP
+parent, child = draw(), os.fork()
+if not child:
+    signal.alarm(30)
+    os._exit(0 if draw() == parent else 1)
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_loops_run_on_the_openmp_threads_of_torch():
+    """Two pools on the same cores wait for each other: a second one is only made where there is no OpenMP."""
+    code = """
+import os, torch
+from rcfast import ops
+torch.set_num_threads(2)
+torch.rand(2_000_000).exp_()
+before = len(os.listdir("/proc/self/task"))
+ops.sample_hypercube_(
+    torch.empty(1, 256, 4096), torch.rand(1, 4096), 0.3, seed=1, example_ids=torch.zeros(1, dtype=torch.int64)
+)
+print(len(os.listdir("/proc/self/task")) - before)
+"""
+    if not sys.platform.startswith("linux") or "OpenMP" not in torch.__config__.parallel_info():
+        pytest.skip("torch has no OpenMP threads here")
+    said = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True)
+    assert said.stdout.strip() == "0"

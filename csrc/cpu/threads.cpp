@@ -5,9 +5,15 @@
 #include <algorithm>
 #include <atomic>
 #include <condition_variable>
+#include <cstring>
 #include <mutex>
 #include <thread>
 #include <vector>
+
+#if defined(__linux__)
+#include <dlfcn.h>
+#include <link.h>
+#endif
 
 #if defined(__SSE__)
 #include <xmmintrin.h>
@@ -122,6 +128,51 @@ Pool& pool() {
     return *current;
 }
 
+// The OpenMP runtime that this process has loaded, if any: torch's. After each of torch's loops its threads wait for
+// milliseconds in a loop of their own, on the very cores that workers of another pool would need.
+using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
+
+#if defined(__linux__)
+int find_parallel(dl_phdr_info* library, size_t, void* found) {
+    const char* slash = std::strrchr(library->dlpi_name, '/');
+    const char* name = slash ? slash + 1 : library->dlpi_name;
+    if (!std::strstr(name, "libgomp") && !std::strstr(name, "libomp") && !std::strstr(name, "libiomp")) return 0;
+    void* handle = dlopen(library->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
+    if (!handle) return 0;
+    *static_cast<GompParallel*>(found) = reinterpret_cast<GompParallel>(dlsym(handle, "GOMP_parallel"));
+    return *static_cast<GompParallel*>(found) != nullptr;
+}
+#endif
+
+// None in a forked child, which has no threads of its parent's runtime.
+GompParallel openmp() {
+#if defined(__linux__)
+    static const pid_t owner = getpid();
+    static const GompParallel found = [] {
+        GompParallel function = nullptr;
+        dl_iterate_phdr(find_parallel, &function);
+        return function;
+    }();
+    return owner == getpid() ? found : nullptr;
+#else
+    return nullptr;
+#endif
+}
+
+struct Shared {
+    const std::function<void(int64_t, int64_t)>* work;
+    int64_t items;
+    int parts;
+    std::atomic<int> next{0};
+};
+
+void take_parts(void* data) {
+    Shared& shared = *static_cast<Shared*>(data);
+    DefaultFloatingPoint modes;
+    for (int part; (part = shared.next++) < shared.parts;)
+        (*shared.work)(shared.items* part / shared.parts, shared.items * (part + 1) / shared.parts);
+}
+
 }  // namespace
 
 void parallel_for(int64_t items, int64_t grain, int threads,
@@ -137,8 +188,13 @@ void parallel_for(int64_t items, int64_t grain, int threads,
         work(0, items);
         return;
     }
-    Job job{&work, items, static_cast<int>(std::min<int64_t>(parts, team * kPartsPerThread)), team, 0,
-            0,     {0}};
+    const int pieces = static_cast<int>(std::min<int64_t>(parts, team * kPartsPerThread));
+    if (const GompParallel parallel = openmp()) {
+        Shared shared{&work, items, pieces, {0}};
+        parallel(take_parts, &shared, static_cast<unsigned>(threads), 0);  // a smaller team would end threads of torch's
+        return;
+    }
+    Job job{&work, items, pieces, team, 0, 0, {0}};
     pool().run(job);
 }
 

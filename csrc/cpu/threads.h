@@ -1,4 +1,4 @@
-// A small pool of std::threads: no second OpenMP runtime beside torch's.
+// On torch's own OpenMP threads where they are found, else on a small pool of std::threads.
 #pragma once
 #include <cstdint>
 #include <functional>
