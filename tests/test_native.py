@@ -140,5 +140,7 @@ print(len(os.listdir("/proc/self/task")) - before)
 """
     if not sys.platform.startswith("linux") or "OpenMP" not in torch.__config__.parallel_info():
         pytest.skip("torch has no OpenMP threads here")
-    said = subprocess.run([sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True)
+    said = subprocess.run(
+        [sys.executable, "-c", code], check=True, timeout=60, capture_output=True, text=True
+    )
     assert said.stdout.strip() == "0"
