@@ -128,15 +128,16 @@ Pool& pool() {
     return *current;
 }
 
-// The OpenMP runtime that this process has loaded, if any: torch's. After each of torch's loops its threads wait for
-// milliseconds in a loop of their own, on the very cores that workers of another pool would need.
+// The OpenMP runtime that this process has loaded, if any: torch's. After each of torch's loops its threads
+// wait for milliseconds in a loop of their own, on the very cores that workers of another pool would need.
 using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
 #if defined(__linux__)
 int find_parallel(dl_phdr_info* library, size_t, void* found) {
     const char* slash = std::strrchr(library->dlpi_name, '/');
     const char* name = slash ? slash + 1 : library->dlpi_name;
-    if (!std::strstr(name, "libgomp") && !std::strstr(name, "libomp") && !std::strstr(name, "libiomp")) return 0;
+    if (!std::strstr(name, "libgomp") && !std::strstr(name, "libomp") && !std::strstr(name, "libiomp"))
+        return 0;
     void* handle = dlopen(library->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
     if (!handle) return 0;
     *static_cast<GompParallel*>(found) = reinterpret_cast<GompParallel>(dlsym(handle, "GOMP_parallel"));
@@ -191,7 +192,8 @@ void parallel_for(int64_t items, int64_t grain, int threads,
     const int pieces = static_cast<int>(std::min<int64_t>(parts, team * kPartsPerThread));
     if (const GompParallel parallel = openmp()) {
         Shared shared{&work, items, pieces, {0}};
-        parallel(take_parts, &shared, static_cast<unsigned>(threads), 0);  // a smaller team would end threads of torch's
+        parallel(take_parts, &shared, static_cast<unsigned>(threads),
+                 0);  // a smaller team would end threads of torch's
         return;
     }
     Job job{&work, items, pieces, team, 0, 0, {0}};
