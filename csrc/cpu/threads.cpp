@@ -7,6 +7,7 @@
 #include <condition_variable>
 #include <cstring>
 #include <mutex>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -133,31 +134,39 @@ Pool& pool() {
 using GompParallel = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
 #if defined(__linux__)
-int find_parallel(dl_phdr_info* library, size_t, void* found) {
+int note_openmp(dl_phdr_info* library, size_t, void* found) {
     const char* slash = std::strrchr(library->dlpi_name, '/');
     const char* name = slash ? slash + 1 : library->dlpi_name;
-    if (!std::strstr(name, "libgomp") && !std::strstr(name, "libomp") && !std::strstr(name, "libiomp"))
-        return 0;
-    void* handle = dlopen(library->dlpi_name, RTLD_LAZY | RTLD_NOLOAD);
-    if (!handle) return 0;
-    *static_cast<GompParallel*>(found) = reinterpret_cast<GompParallel>(dlsym(handle, "GOMP_parallel"));
-    return *static_cast<GompParallel*>(found) != nullptr;
+    for (const char* runtime : {"libgomp", "libomp", "libiomp"}) {
+        if (!std::strstr(name, runtime)) continue;
+        auto& names = *static_cast<std::vector<std::string>*>(found);
+        // Other packages may bring one of their own.
+        names.insert(std::strstr(library->dlpi_name, "torch") ? names.begin() : names.end(),
+                     library->dlpi_name);
+    }
+    return 0;
 }
+
+GompParallel find_openmp() {
+    std::vector<std::string> names;
+    // It holds a lock for which dlopen in another thread may wait with its own: no dlopen inside.
+    dl_iterate_phdr(note_openmp, &names);
+    for (const std::string& name : names)
+        if (void* handle = dlopen(name.c_str(), RTLD_LAZY | RTLD_NOLOAD))
+            if (void* function = dlsym(handle, "GOMP_parallel"))
+                return reinterpret_cast<GompParallel>(function);
+    return nullptr;
+}
+#else
+GompParallel find_openmp() { return nullptr; }
 #endif
+
+const pid_t loaded_by = getpid();
 
 // None in a forked child, which has no threads of its parent's runtime.
 GompParallel openmp() {
-#if defined(__linux__)
-    static const pid_t owner = getpid();
-    static const GompParallel found = [] {
-        GompParallel function = nullptr;
-        dl_iterate_phdr(find_parallel, &function);
-        return function;
-    }();
-    return owner == getpid() ? found : nullptr;
-#else
-    return nullptr;
-#endif
+    static const GompParallel found = find_openmp();
+    return loaded_by == getpid() ? found : nullptr;
 }
 
 struct Shared {
@@ -192,8 +201,8 @@ void parallel_for(int64_t items, int64_t grain, int threads,
     const int pieces = static_cast<int>(std::min<int64_t>(parts, team * kPartsPerThread));
     if (const GompParallel parallel = openmp()) {
         Shared shared{&work, items, pieces, {0}};
-        parallel(take_parts, &shared, static_cast<unsigned>(threads),
-                 0);  // a smaller team would end threads of torch's
+        // All of torch's threads: a smaller team would end the others.
+        parallel(take_parts, &shared, static_cast<unsigned>(threads), 0);
         return;
     }
     Job job{&work, items, pieces, team, 0, 0, {0}};
