@@ -1,5 +1,6 @@
 """Carlini and Wagner's attacks against closed forms, the literal loops, and the pitfalls of known implementations."""
 
+import numpy as np
 import pytest
 import torch
 from oracles import carlini_wagner as literal
@@ -11,6 +12,7 @@ from rcfast.attacks._climb import Climb
 from rcfast.attacks._cw import Adam, from_tanh, movable, shrink, to_tanh
 from rcfast.attacks._passes import channels_last, searched
 from rcfast.attacks.base import AttackedModel, margin
+from rcfast.eval.checks.trace import trace
 from rcfast.hardware import has_bfloat16_units
 
 ATTACKS = (
@@ -394,6 +396,19 @@ def test_l0_retries_only_take_away(digits):
     assert some.success.all()
     assert (some.noise.l0 <= none.noise.l0).all()
     assert some.noise.l0.sum() < none.noise.l0.sum()
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [CWL2.fast(), CWLinf.fast(), CWL0.fast(c_max=20.0), CWL0.fast(c_max=20.0, retries=0, iterations=60)],
+    ids=lambda attack: f"{type(attack).__name__}-{attack.iterations}",
+)
+def test_the_least_noisy_point_on_the_way_is_handed_out(digits, attack):
+    """Attempts that ask for more than the label, or that succeed with more noise than the last, passed better ones."""
+    model, x, target = digits
+    found = trace(attack.replace(precision="float32"), model, x, target)
+    assert np.isfinite(found.returned).all()
+    assert (found.returned <= found.best * (1 + 1e-4)).all()
 
 
 @pytest.mark.parametrize("retries", [-1, 1.0, True])

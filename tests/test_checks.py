@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rcfast import RegionClassifier, data, training
-from rcfast.attacks import CWL2, FGSM, IGSM, JSMA, Attack, CWLinf, DeepFool
+from rcfast.attacks import CWL0, CWL2, FGSM, IGSM, JSMA, Attack, CWLinf, DeepFool
 from rcfast.attacks.base import AttackedModel, Model, observers
 from rcfast.attacks.result import Noise
 from rcfast.eval import checks
@@ -122,7 +122,16 @@ def of_trace(found: Trace) -> dict[str, checks.Check]:
 
 @pytest.mark.parametrize(
     "attack",
-    [FGSM(), IGSM.fast(), JSMA(), CWL2.fast(), CWLinf.fast(iterations=60), DeepFool(), Walk(keep_best=True)],
+    [
+        FGSM(),
+        IGSM.fast(),
+        JSMA(),
+        CWL2.fast(),
+        CWLinf.fast(iterations=60),
+        CWL0.fast(),
+        DeepFool(),
+        Walk(keep_best=True),
+    ],
     ids=lambda attack: type(attack).__name__,
 )
 def test_an_honest_attack_passes_and_is_not_changed_by_being_observed(attack: Attack, case: Case) -> None:

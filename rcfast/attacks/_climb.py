@@ -41,6 +41,7 @@ FUTILE = 0.8
 OUTWEIGHED = (
     1.0  # where c·f outweighs the constraint throughout the attempt; before, a larger c changes little
 )
+CLOSER = 0.99  # of the least noise so far: where gradients are rough, only points below it are looked at
 LOOK = 8  # iterations between two looks on a GPU, where each costs a synchronisation
 
 
@@ -72,6 +73,8 @@ class Climb(Adam):
     slope: Tensor  # [R,...] gradient of f there
     solved: Tensor  # [R] bool: some attempt has succeeded
     solution: Tensor  # [R,...] the last success of all attempts, the clean input before it
+    nearest: Tensor  # [R,...] the least noisy success of all steps, the clean input before it
+    noise: Tensor  # [R] its noise, infinite before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +146,7 @@ class ClimbingAttack(CarliniWagner):
 
     def _outcome(self, model: AttackedModel, state: Climb) -> Tensor:
         """The solutions [r,...] handed out for rows that are finished."""
-        return state.solution
+        return state.nearest
 
     def _start(self, rows: Tensor, x: Tensor, labels: Tensor) -> Climb:
         zero, no = x.new_zeros(len(x)), torch.zeros_like(labels, dtype=torch.bool)
@@ -173,6 +176,8 @@ class ClimbingAttack(CarliniWagner):
             slope=torch.zeros_like(x),
             solved=no.clone(),
             solution=x.clone(),
+            nearest=x.clone(),
+            noise=zero + torch.inf,
         )
 
     def _begin(self, x: Tensor) -> Tensor:
@@ -205,6 +210,7 @@ class ClimbingAttack(CarliniWagner):
             success &= lack < grain  # rarely a success by rounding alone
             self._confirm(pair, state, adversarial, distance, success)
         self._record(state, adversarial, slope, success)
+        self._keep(pair, state, adversarial, logits, success)
         push = slope * per_row(state.c * (hinge > 0), slope)
         state.steepest = torch.maximum(state.steepest, slope.flatten(1).square().sum(1))
         share = pull.flatten(1).abs().amax(1) / (state.c * slope.flatten(1).abs().amax(1))
@@ -240,6 +246,22 @@ class ClimbingAttack(CarliniWagner):
         state.point = torch.where(per_row(now, adversarial), adversarial, state.point)
         state.slope = torch.where(per_row(now, slope), slope, state.slope)
         state.hit = state.hit | now
+
+    def _keep(
+        self, pair: Searched, state: Climb, adversarial: Tensor, logits: Tensor, success: Tensor
+    ) -> None:
+        """Keeps the least noisy point with the wanted label, also where an attempt asks for more than the label."""
+        noise = torch.linalg.vector_norm((adversarial - state.x).flatten(1), self.norm, dim=1)
+        closer = self._accepts(logits, state.target) & (noise < state.noise)
+        if pair.rough is not pair.exact:
+            rows = (closer & (success | (noise < CLOSER * state.noise))).nonzero().flatten()
+            closer = torch.zeros_like(closer)
+            if not len(rows):
+                return
+            logits = pair.exact.predict(adversarial[rows], state.row[rows])
+            closer[rows] = self._accepts(logits, state.target[rows])
+        state.nearest = torch.where(per_row(closer, adversarial), adversarial, state.nearest)
+        state.noise = torch.where(closer, noise, state.noise)
 
     def _check_fall(self, state: Climb, missing: Tensor) -> None:
         """Ends attempts that would not succeed in the iterations left at several times their present pace.

@@ -11,6 +11,7 @@ from torch import Tensor
 from rcfast.attacks._climb import Climb, ClimbingAttack
 from rcfast.attacks._cw import from_tanh, tanh_slope
 from rcfast.attacks.base import AttackedModel, margin, per_row
+from rcfast.attacks.result import Noise
 
 MARGIN = 0.01  # by which the target's logit must lead
 SLACK = 1e-4  # a loss f below this is a success
@@ -33,8 +34,9 @@ class CWL0(ClimbingAttack):
     f = max(max_{i≠t} Z_i - Z_t + 0.01, 0); Adam on w, x' = (tanh w + 1)/2, until the first success. Then the
     free pixels with the smallest |delta|·|grad f| are frozen at their clean values: at most 0.3·sqrt(changed
     pixels), none after one above 0.01; the channels of a pixel (inputs [N,C,H,W]) freeze together. The next
-    attempt starts at the last success. Without a success c doubles, from `c0` below `c_max`; then the last
-    success is returned, changes below 1e-4 undone where it stays one.
+    attempt starts at the last success. Without a success c doubles, from `c0` below `c_max`; then the point with
+    the fewest changes of all that had the label t is returned, or the last success if it has fewer once changes
+    below 1e-4 are undone.
 
     scaled measures f in units of the example's own slope, so that c and 0.01 mean the same for any scale of the logits.
     abort_early ends an attempt that would not succeed within `iterations` if what is missing went on falling at
@@ -159,10 +161,18 @@ class CWL0(ClimbingAttack):
         return ~can.any(1) | ~free.any(1)
 
     def _outcome(self, model: AttackedModel, state: Climb) -> Tensor:
-        small = (state.solution - state.x).abs() < CHANGED
-        undone = torch.where(small, state.x, state.solution)
-        good = self._accepts(model.predict(undone, state.row), state.target)
-        return torch.where(per_row(good, undone), undone, state.solution)
+        found, changes = state.nearest, state.noise
+        for point in (
+            state.nearest,
+            state.solution,
+        ):  # the last success has the fewest pixels that moved visibly
+            undone = torch.where((point - state.x).abs() < CHANGED, state.x, point)
+            good = self._accepts(model.predict(undone, state.row), state.target)
+            fewer = Noise.between(undone, state.x).of(0).to(changes.dtype)
+            good &= fewer < changes
+            found = torch.where(per_row(good, found), undone, found)
+            changes = torch.where(good, fewer, changes)
+        return found
 
 
 def _pixels(values: Tensor) -> Tensor:

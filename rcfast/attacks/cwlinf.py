@@ -30,8 +30,8 @@ class CWLinf(ClimbingAttack):
 
     Adam on w, x' = (tanh w + 1)/2, until the first success: the loss is below 1e-4·c and the model says t.
     tau starts at 1 and after a success becomes 0.9 times the smaller of itself and the largest change made;
-    each attempt starts at the last success. Without a success c doubles, from `c0` below `c_max`; the last
-    success is returned when c or tau (`tau_min`) ends.
+    each attempt starts at the last success. Without a success c doubles, from `c0` below `c_max`; when c or tau
+    (`tau_min`) ends, the least noisy point of all that had the label t is returned, as a rule the last success.
 
     refine: when the largest c fails, go on between the tau that failed and the largest change of the last success, in
     halves, until they are within 3%. Never more noise than without it.
