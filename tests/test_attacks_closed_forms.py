@@ -7,7 +7,7 @@ import pytest
 import torch
 from attack_models import Linear, inputs, linear, network, other_targets, predicted
 
-from rcfast.attacks import FGSM, IGSM, JSMA, DeepFool
+from rcfast.attacks import FGSM, IGSM, JSMA, DeepFool, igsm
 
 DENOMINATOR = 4096  # of the finest eps of FGSM and IGSM with their defaults
 
@@ -74,6 +74,22 @@ def test_sign_attacks_with_the_box_in_the_way(attack):
     assert result.success.any()
     first = wins.to(torch.uint8).argmax(0)[result.success]
     assert torch.allclose(result.noise.linf[result.success], (first + 1).double() / DENOMINATOR, atol=1e-12)
+
+
+@pytest.mark.parametrize("settings", [{}, {"step": 1 / 100, "max_eps": 0.6}, {"refine": 1, "step": 1 / 16}])
+@pytest.mark.parametrize("loss", ["cross-entropy", "margin"])
+def test_igsm_walks_on_from_where_the_ball_comes_into_the_way(monkeypatch, loss, settings):
+    """With no iterate but the clean one kept, every eps is walked from x, as published."""
+    model, x = network(), inputs(40, 12)
+    targets = other_targets(predicted(model, x), int(model(x).shape[1]))
+    attack = IGSM(iterations=10, loss=loss, **settings)
+    short = attack(model, x, targets)
+    monkeypatch.setattr(igsm, "SLOTS", 1)
+    published = attack(model, x, targets)
+    assert short.success.sum() > 20
+    assert torch.equal(short.adversarial, published.adversarial)
+    assert torch.equal(short.success, published.success)
+    assert short.queries.sum() < published.queries.sum()
 
 
 def test_fgsm_success_is_not_monotone():

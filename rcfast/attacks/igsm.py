@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, Self
 
@@ -12,9 +13,11 @@ from torch.nn.functional import cross_entropy
 from rcfast.attacks._passes import channels_last
 from rcfast.attacks._rolling import Rows, roll
 from rcfast.attacks.base import Attack, AttackedModel, check_counts, check_positive, margin, per_row
+from rcfast.attacks.memory import HELD
 
 # On a GPU looking whether rows are finished waits for all work queued: look only every so many iterations.
 ITERATIONS_BETWEEN_LOOKS = 8
+SLOTS = 32  # iterates of the first walk that are kept
 
 
 @dataclass
@@ -30,6 +33,8 @@ class _Search(Rows):
     low: Tensor  # [R] int64: the largest that failed
     high: Tensor  # [R] int64: the smallest that succeeded
     best: Tensor  # [R,...] the success with the least noise
+    kept: Tensor  # [R,S,...] iterates of the first walk, `stride` steps apart
+    stride: Tensor  # [R] int64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +47,8 @@ class IGSM(Attack):
     largest failure and the smallest success; a success with less noise than its eps lowers the bracket to its
     noise. (Of 90 searches on digits one had a failure above its smallest success.) An eps fails after
     `iterations` more steps than the walk to the edge of the ball takes, or as soon as an iterate repeats the
-    one before the last. Each example has its own bracket.
+    one before the last. Each example has its own bracket. A walk is that of every larger eps until it meets the edge
+    of its ball: those after the first begin there, at an iterate that was kept.
 
     loss: J, cross-entropy as published, whose gradient vanishes or tends to that of one pair of classes as logits
     become large; or margin, max_{i≠t} Z_i - Z_t, the same for any scale of the logits.
@@ -74,6 +80,10 @@ class IGSM(Attack):
         """A smaller budget for a CPU: 10 steps at the edge of the ball, eps in multiples of a/4."""
         return cls(**{"iterations": 10, "refine": 4, **changes})
 
+    @property
+    def _largest(self) -> int:
+        return max(1, round(self.max_eps * self.refine / self.step))
+
     def _run(self, model: AttackedModel, x: Tensor, labels: Tensor) -> Tensor:
         model = channels_last(model, x)
         looks = ITERATIONS_BETWEEN_LOOKS if x.is_cuda else 1
@@ -86,7 +96,9 @@ class IGSM(Attack):
         return roll(model, x, labels, start=self._start, advance=advance, outcome=lambda state: state.best)
 
     def _start(self, rows: Tensor, x: Tensor, labels: Tensor) -> _Search:
-        largest = torch.full_like(labels, max(1, round(self.max_eps * self.refine / self.step)))
+        largest = torch.full_like(labels, self._largest)
+        walk = math.ceil(self.max_eps / self.step)
+        stride = -(-walk // SLOTS)
         return _Search(
             row=rows,
             x=x,
@@ -98,7 +110,12 @@ class IGSM(Attack):
             low=torch.zeros_like(labels),
             high=largest + 1,
             best=x.clone(),
+            kept=x[:, None].repeat(1, walk // stride + 1, *[1] * (x.dim() - 1)),
+            stride=torch.full_like(labels, stride),
         )
+
+    def _held(self) -> int:
+        return HELD + 2 * SLOTS
 
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
         if self.loss == "margin":
@@ -121,6 +138,11 @@ class IGSM(Attack):
         walk = (s.eps + self.refine - 1) // self.refine
         failure = ~success & searching & (repeats | (s.step >= self.iterations + walk))
 
+        slot, everyone = s.step // s.stride, torch.arange(len(s), device=s.x.device)
+        first = (s.high > self._largest) & (s.step % s.stride == 0) & (slot < s.kept.shape[1])
+        slot = torch.where(first, slot, 0)  # the clean input, which is there already
+        s.kept[everyone, slot] = torch.where(per_row(first, s.x), s.point, s.x)
+
         s.best = torch.where(per_row(success, s.x), s.point, s.best)
         s.high = torch.where(success, reached, s.high)
         s.low = torch.where(failure, s.eps, s.low)
@@ -128,7 +150,9 @@ class IGSM(Attack):
         middle = torch.where(s.low == 0, s.high - s.high // 4, (s.low + s.high) // 2)
         middle = torch.minimum(middle, s.high - 1)
         s.eps = torch.where(decided, middle, s.eps)
-        s.step = torch.where(decided, 0, s.step + 1)
+        # The last one kept before the walk meets the edge of its ball, short of what rounding could move.
+        slot = ((s.eps // self.refine - 1).clamp(min=0) // s.stride).clamp(max=s.kept.shape[1] - 1)
+        s.step = torch.where(decided, slot * s.stride, s.step + 1)
         anew = per_row(decided, s.x)
         s.before = torch.where(anew, s.x, s.point)
-        s.point = torch.where(anew, s.x, moved)
+        s.point = torch.where(anew, s.kept[everyone, slot], moved)
