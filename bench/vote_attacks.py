@@ -199,7 +199,7 @@ def pieces(task: Task, many: Task, peer: Path | None, name: str) -> dict[str, Ca
         found[f"opt_margin {i}"] = partial(on_vote, task, i, OptMargin(targeted=True, scaled=False, c0=0.2))
     for i in images[:3]:
         found[f"hop_skip_jump {i}"] = partial(label_only, task, i)
-    for i in images[:2]:
+    for i in images[:4]:
         for thirds in (1, 2, 4):
             times = thirds / 3
             found[f"r={times * task.r:g} {i}"] = partial(on_vote, task, i, RegionCW(), times=times)
