@@ -251,7 +251,7 @@ class ClimbingAttack(CarliniWagner):
         self, pair: Searched, state: Climb, adversarial: Tensor, logits: Tensor, success: Tensor
     ) -> None:
         """Keeps the least noisy point with the wanted label, also where an attempt asks for more than the label."""
-        noise = torch.linalg.vector_norm((adversarial - state.x).flatten(1), self.norm, dim=1)
+        noise = self._noise(adversarial, state)
         closer = self._accepts(logits, state.target) & (noise < state.noise)
         if pair.rough is not pair.exact:
             rows = (closer & (success | (noise < CLOSER * state.noise))).nonzero().flatten()
@@ -262,6 +262,11 @@ class ClimbingAttack(CarliniWagner):
             closer[rows] = self._accepts(logits, state.target[rows])
         state.nearest = torch.where(per_row(closer, adversarial), adversarial, state.nearest)
         state.noise = torch.where(closer, noise, state.noise)
+
+    def _noise(self, point: Tensor, state: Climb) -> Tensor:
+        """The noise [R] of points [R,...] in the norm of the attack."""
+        length: Tensor = torch.linalg.vector_norm((point - state.x).flatten(1), self.norm, dim=1)
+        return length
 
     def _check_fall(self, state: Climb, missing: Tensor) -> None:
         """Ends attempts that would not succeed in the iterations left at several times their present pace.

@@ -11,7 +11,6 @@ from torch import Tensor
 from rcfast.attacks._climb import Climb, ClimbingAttack
 from rcfast.attacks._cw import from_tanh, tanh_slope
 from rcfast.attacks.base import AttackedModel, margin, per_row
-from rcfast.attacks.result import Noise
 
 MARGIN = 0.01  # by which the target's logit must lead
 SLACK = 1e-4  # a loss f below this is a success
@@ -161,17 +160,14 @@ class CWL0(ClimbingAttack):
         return ~can.any(1) | ~free.any(1)
 
     def _outcome(self, model: AttackedModel, state: Climb) -> Tensor:
-        found, changes = state.nearest, state.noise
-        for point in (
-            state.nearest,
-            state.solution,
-        ):  # the last success has the fewest pixels that moved visibly
+        found, least = state.nearest, state.noise
+        # The last success has the fewest pixels that moved visibly.
+        for point in (state.nearest, state.solution):
             undone = torch.where((point - state.x).abs() < CHANGED, state.x, point)
-            good = self._accepts(model.predict(undone, state.row), state.target)
-            fewer = Noise.between(undone, state.x).of(0).to(changes.dtype)
-            good &= fewer < changes
-            found = torch.where(per_row(good, found), undone, found)
-            changes = torch.where(good, fewer, changes)
+            changes = self._noise(undone, state)
+            fewer = (changes < least) & self._accepts(model.predict(undone, state.row), state.target)
+            found = torch.where(per_row(fewer, found), undone, found)
+            least = torch.where(fewer, changes, least)
         return found
 
 

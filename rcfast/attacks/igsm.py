@@ -33,8 +33,7 @@ class _Search(Rows):
     low: Tensor  # [R] int64: the largest that failed
     high: Tensor  # [R] int64: the smallest that succeeded
     best: Tensor  # [R,...] the success with the least noise
-    kept: Tensor  # [R,S,...] iterates of the first walk, `stride` steps apart
-    stride: Tensor  # [R] int64
+    kept: Tensor  # [R,S,...] iterates of the first walk, every so many steps
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +81,13 @@ class IGSM(Attack):
 
     @property
     def _largest(self) -> int:
+        """The eps of the first walk, in units of the grid."""
         return max(1, round(self.max_eps * self.refine / self.step))
+
+    @property
+    def _stride(self) -> int:
+        """Steps of the first walk from one iterate that is kept to the next."""
+        return -(-math.ceil(self.max_eps / self.step) // SLOTS)
 
     def _run(self, model: AttackedModel, x: Tensor, labels: Tensor) -> Tensor:
         model = channels_last(model, x)
@@ -97,8 +102,6 @@ class IGSM(Attack):
 
     def _start(self, rows: Tensor, x: Tensor, labels: Tensor) -> _Search:
         largest = torch.full_like(labels, self._largest)
-        walk = math.ceil(self.max_eps / self.step)
-        stride = -(-walk // SLOTS)
         return _Search(
             row=rows,
             x=x,
@@ -110,8 +113,7 @@ class IGSM(Attack):
             low=torch.zeros_like(labels),
             high=largest + 1,
             best=x.clone(),
-            kept=x[:, None].repeat(1, walk // stride + 1, *[1] * (x.dim() - 1)),
-            stride=torch.full_like(labels, stride),
+            kept=x[:, None].repeat(1, SLOTS + 1, *[1] * (x.dim() - 1)),
         )
 
     def _held(self) -> int:
@@ -138,8 +140,9 @@ class IGSM(Attack):
         walk = (s.eps + self.refine - 1) // self.refine
         failure = ~success & searching & (repeats | (s.step >= self.iterations + walk))
 
-        slot, everyone = s.step // s.stride, torch.arange(len(s), device=s.x.device)
-        first = (s.high > self._largest) & (s.step % s.stride == 0) & (slot < s.kept.shape[1])
+        stride, everyone = self._stride, torch.arange(len(s), device=s.x.device)
+        slot = s.step // stride
+        first = (s.high > self._largest) & (s.step % stride == 0) & (slot <= SLOTS)
         slot = torch.where(first, slot, 0)  # the clean input, which is there already
         s.kept[everyone, slot] = torch.where(per_row(first, s.x), s.point, s.x)
 
@@ -151,8 +154,8 @@ class IGSM(Attack):
         middle = torch.minimum(middle, s.high - 1)
         s.eps = torch.where(decided, middle, s.eps)
         # The last one kept before the walk meets the edge of its ball, short of what rounding could move.
-        slot = ((s.eps // self.refine - 1).clamp(min=0) // s.stride).clamp(max=s.kept.shape[1] - 1)
-        s.step = torch.where(decided, slot * s.stride, s.step + 1)
+        slot = ((s.eps // self.refine - 1).clamp(min=0) // stride).clamp(max=SLOTS)
+        s.step = torch.where(decided, slot * stride, s.step + 1)
         anew = per_row(decided, s.x)
         s.before = torch.where(anew, s.x, s.point)
         s.point = torch.where(anew, s.kept[everyone, slot], moved)
