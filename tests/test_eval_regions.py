@@ -1,6 +1,7 @@
 """Regions and weights compared by the evaluation: their sizes, what is labelled and attacked, what is said of it."""
 
 import csv
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,32 @@ def test_rates_are_those_of_fresh_votes(results: Any, context: Context) -> None:
 
 
 @pytest.mark.slow
+def test_noise_is_compared_on_the_same_examples(results: Any, context: Context) -> None:
+    """With one judging seed: the ratio on each example and target that both attacks break, averaged by example."""
+    seeds = context.config.vote.seeds
+    assert list(seeds) == [0, 1]  # the first chooses, the second judges
+    noise = {}
+    for case in results["compared"]:
+        spec = case["spec"]
+        made = context.arrays(compared.VoteAttack(compared.Case(spec, output.ITSELF), 0, 3))
+        said = compare.classifier(context, spec, 1).predict(
+            torch.from_numpy(made["adversarial"]).flatten(0, 1)
+        )
+        broken = made["success"] & (said.view(3, 2).numpy() == examples(context).targets[:3])
+        delta = made["adversarial"] - examples(context).x[:3, None].numpy()
+        size = np.linalg.norm(delta.reshape(3, 2, -1).astype(np.float64), axis=2)
+        noise[spec] = np.where(broken, size, np.nan)
+    for case in results["compared"][1:]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an example without a pair has a mean of nothing
+            logs = np.nanmean(np.log(noise[case["spec"]] / noise["cube"]), axis=1)
+        logs = logs[~np.isnan(logs)]
+        found = case["noise_by_first"]
+        assert found is not None, "no pair is left: nothing is compared here"
+        assert (found["ratio"], found["n"]) == (pytest.approx(np.exp(logs.mean()), rel=1e-4), len(logs))
+
+
+@pytest.mark.slow
 def test_table_and_page_show_them(results: Any, folder: Path) -> None:
     table = (folder / "tables" / "regions.md").read_text()
     assert "Subspace(r=" in table
@@ -121,6 +148,12 @@ def test_table_and_page_show_them(results: Any, folder: Path) -> None:
     assert len(rows) == 3 * 4
     assert all(row["p"] == "" for row in rows[:4])
     assert all(0 <= float(row["p"]) <= 1 for row in rows[4:])
+    ratios = [row["noise_by_first"] for row in rows if row["attack"] == output.ITSELF]
+    assert ratios[0] == ""
+    for case, shown in zip(results["compared"], ratios, strict=True):
+        text = "" if case["noise_by_first"] is None else f"{case['noise_by_first']['ratio']:.6g}"
+        assert shown == text
+    assert not any(row["noise_by_first"] for row in rows if row["attack"] != output.ITSELF)
     page = (folder / "report.html").read_text()
     assert "Which region is worth most?" in page
     assert "Attacked itself, " in page

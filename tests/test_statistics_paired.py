@@ -22,6 +22,7 @@ from rcfast.eval.statistics import (
     holm,
     mcnemar,
     paired_difference,
+    paired_ratio,
     sign_flip,
     tango,
     wilson,
@@ -222,3 +223,51 @@ def test_means_beside_a_printed_one() -> None:
     assert not larger.agrees
     assert compare_means(Mean(2.3, None, 1), 2.0, 90) is None
     assert compare_means(ours, 2.0, 0) is None
+
+
+def test_a_ratio_is_that_of_the_pairs_and_its_interval_student_s() -> None:
+    rng = np.random.default_rng(0)
+    second = rng.uniform(1, 3, (8, 4))
+    ratios = np.exp(rng.normal(0.1, 0.05, 8))[:, None] * np.exp(rng.normal(0, 0.02, (8, 4)))
+    found = paired_ratio(second * ratios, second)
+    logs = np.log(ratios).mean(1)
+    low, high = scipy.stats.t.interval(0.95, 7, logs.mean(), scipy.stats.sem(logs))
+    assert (found.n, found.pairs) == (8, 32)
+    assert found.value == pytest.approx(np.exp(logs.mean()))
+    assert (found.interval.low, found.interval.high) == pytest.approx((np.exp(low), np.exp(high)))
+    back = paired_ratio(second, second * ratios)
+    assert back.value == pytest.approx(1 / found.value)
+    assert back.interval.low == pytest.approx(1 / found.interval.high)
+
+
+def test_a_ratio_leaves_out_what_failed_or_took_nothing() -> None:
+    first = np.array([[2.0, np.inf], [8.0, 3.0], [0.0, np.inf], [6.0, 5.0]])
+    second = np.array([[1.0, 7.0], [2.0, 0.0], [1.0, np.inf], [np.inf, 5.0]])
+    found = paired_ratio(first, second)
+    assert (found.n, found.pairs) == (3, 3)
+    assert found.value == pytest.approx(2.0)  # of 2, 4 and 1
+
+
+def test_a_ratio_of_one_example_and_of_none() -> None:
+    one = paired_ratio(np.array([[3.0]]), np.array([[2.0]]))
+    assert (one.value, one.interval) == (pytest.approx(1.5), Interval(0.0, np.inf))
+    none = paired_ratio(np.array([[3.0]]), np.array([[np.inf]]))
+    assert (none.n, none.pairs) == (0, 0)
+    assert np.isnan(none.value)
+
+
+@pytest.mark.parametrize("bad", [np.ones((2, 3)), np.full((2, 2), -1.0), np.full((2, 2), np.nan)])
+def test_a_ratio_refuses_what_is_no_noise(bad: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="first and second must"):
+        paired_ratio(np.ones((2, 2)), bad)
+
+
+def test_the_interval_of_a_ratio_covers() -> None:
+    """Ten examples with nine trials that share an effect: the true ratio lies inside in 95% of 2,000 draws."""
+    rng, inside = np.random.default_rng(1), 0
+    for _ in range(2000):
+        second = np.exp(rng.normal(0, 0.3, (10, 9)))
+        ratio = np.exp(np.log(1.05) + rng.normal(0, 0.1, (10, 1)) + rng.normal(0, 0.05, (10, 9)))
+        found = paired_ratio(second * ratio, second).interval
+        inside += found.low <= 1.05 <= found.high
+    assert 0.935 < inside / 2000 < 0.965

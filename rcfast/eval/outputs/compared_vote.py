@@ -11,7 +11,9 @@ class ComparedVote(TypedDict):
     half_width: of the cube with as much root mean square noise; half_widths and validation: the search for it, the
     accuracies on validation_n examples, where the network has point_accuracy. correct of n test examples; samples: mean
     points of these. attacks: rows of reading "unseen". against_first: by attack, the rate less the first vote's on the
-    same examples, with its interval and p.
+    same examples, with its interval and p. noise_by_first: of the attack on this vote, the ratio of its noise to that
+    of the attack on the first vote where both succeed, its interval's ends low and high (None of a single example), and
+    of how many examples, n; None of the first vote and where no example is left.
     """
 
     spec: str
@@ -27,3 +29,4 @@ class ComparedVote(TypedDict):
     samples: float
     attacks: list[AttackRow]
     against_first: dict[str, dict[str, float]]
+    noise_by_first: dict[str, float | None] | None

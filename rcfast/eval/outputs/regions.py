@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from rcfast.eval.outputs import attack_rows
 from rcfast.eval.outputs.cells import noise_text
+from rcfast.eval.outputs.compared_cases import ITSELF, compared, measured, shown
 from rcfast.eval.outputs.compared_vote import ComparedVote
 from rcfast.eval.outputs.output import Finding, Output
 from rcfast.eval.outputs.records import (
+    DASH,
     MISSING,
     attack_label,
     attack_record,
@@ -24,20 +24,14 @@ from rcfast.eval.outputs.records import (
 )
 from rcfast.eval.outputs.table import Bar, Cell, Line, Matrix, Record, Table
 from rcfast.eval.results import AttackRow, Results
-from rcfast.eval.run import attack
-from rcfast.eval.run.attack import Adversarial, Case
-from rcfast.eval.run.compare import LearntSize, parse, region
-from rcfast.eval.run.compared import SaidOfAttacked, SaidOfClean, chosen, of_test, on_votes
+from rcfast.eval.run.compare import LearntSize
+from rcfast.eval.run.compared import SaidOfAttacked, SaidOfClean, of_test
 from rcfast.eval.run.context import Context
-from rcfast.eval.run.examples import examples
-from rcfast.eval.run.protocol import Candidates, targeted
-from rcfast.eval.run.summary import summarise
 from rcfast.eval.run.unit import Unit
-from rcfast.eval.statistics import holm, paired_difference, wilson
+from rcfast.eval.statistics import wilson
 
-TRANSFERRED = ("T-CW-L2", "T-CW-L0", "T-JSMA")
-ITSELF = "T-RegionCW"
 SURE = 0.05
+RATIO = {"": "ratio", "_low": "low", "_high": "high", "_n": "n"}  # the ends of the names of columns
 
 
 class Regions(Output):
@@ -50,8 +44,9 @@ class Regions(Output):
         "that all of them are as accurate. Columns of attacks: the same examples, made for the network; the last one: "
         "RegionCW on that very vote, the least noise with which it says the target. Success is judged by votes that "
         "the attacker has not seen, with 95% intervals that resample images; noise is the mean over successes, in the "
-        "attack's norm. A region is worth more where the attack on itself needs more noise: what transfer fails at "
-        "says little."
+        "attack's norm. By the first's: the geometric mean over images of RegionCW's noise on this vote by that on the "
+        "first, where both succeed, with the t interval over images. A region is worth more where the attack on itself "
+        "needs more noise: what transfer fails at says little."
     )
 
     def needs(self, ctx: Context) -> Iterable[Unit]:
@@ -60,12 +55,12 @@ class Regions(Output):
             yield from of_test(ctx, spec)
             for seed in ctx.config.vote.seeds:
                 yield SaidOfClean(spec, seed)
-                for made in _made(ctx, spec):
+                for made in shown(ctx, spec):
                     yield SaidOfAttacked(spec, seed, made)
 
     def measure(self, ctx: Context) -> Mapping[str, Any]:
-        found = [_case(ctx, spec) for spec in ctx.config.compare.votes]
-        return {"compared": _compared(found)} if found else {}
+        found = [measured(ctx, spec) for spec in ctx.config.compare.votes]
+        return {"compared": compared(found)} if found else {}
 
     def build(self, results: Results, folder: Path) -> Table | None:
         found = results.get("compared", [])
@@ -75,11 +70,13 @@ class Regions(Output):
         records = [record for case in found for record in _records(results, case)]
         header: tuple[str, ...] = ("Region", "Weights", "Test accuracy", "Points")
         header += tuple(text for name in names for text in (attack_label(name), "Noise ± SE"))
+        header += ("By the first's",)
         rows = [
             (
                 *_named(case),
                 *(_accuracy(case), f"{case['samples']:.0f}"),
                 *(text for name in names for text in _texts(results, case, name)),
+                _by_first(case) or MISSING,
             )
             for case in found
         ]
@@ -110,101 +107,6 @@ class Regions(Output):
         return ["Which region is worth most? (success on unseen votes)", *columns(rows)] if found else []
 
 
-def _cases(ctx: Context) -> list[Case]:
-    """The attacks on the network whose examples all votes are shown."""
-    return [Case("point", name) for name in TRANSFERRED if name in ctx.config.attacks.names] + [
-        case for case in attack_rows.confident(ctx, "point") if case.confidence
-    ]
-
-
-def _made(ctx: Context, spec: str) -> Iterator[Adversarial]:
-    for case in _cases(ctx):
-        yield from attack.parts(ctx, case, "drawn")
-    yield from on_votes(ctx, spec)
-
-
-def _candidates(ctx: Context, spec: str, made: tuple[Adversarial, ...]) -> Candidates:
-    """What a vote has said of adversarial examples, given as the units that made them."""
-    seeds = ctx.config.vote.seeds
-    found = [[ctx.arrays(SaidOfAttacked(spec, seed, part)) for part in made] for seed in seeds]
-    clean = [ctx.arrays(SaidOfClean(spec, seed)) for seed in seeds]
-    success = np.concatenate([ctx.arrays(part)["success"] for part in made])
-    shape = success.shape
-    norm = attack_rows.NORMS[made[0].norm]
-    return Candidates(
-        success=success,
-        noise=attack_rows.sizes(ctx, made)[norm],
-        targets=examples(ctx).targets[: len(success)],
-        said=np.stack([np.concatenate([a["said"] for a in each]).reshape(shape) for each in found]),
-        clean=np.stack([arrays["said"] for arrays in clean]),
-        lead=np.stack([np.concatenate([a["lead"] for a in each]).reshape(shape) for each in found]),
-        clean_lead=np.stack([arrays["lead"] for arrays in clean]),
-    )
-
-
-def _tried(ctx: Context, spec: str) -> dict[str, tuple[list[Candidates], float]]:
-    """Of every attack what it offers, and its norm."""
-    found: dict[str, tuple[list[Candidates], float]] = {}
-    confident = []
-    for case in _cases(ctx):
-        made = tuple(attack.parts(ctx, case, "drawn"))
-        own = _candidates(ctx, spec, made)
-        if case.confidence:
-            confident.append(own)
-        else:
-            found[case.attack] = [own], made[0].norm
-    if confident and "T-CW-L2" in found:
-        found["T-CA-L2"] = [*found["T-CW-L2"][0], *confident], 2
-    found[ITSELF] = [_candidates(ctx, spec, tuple(on_votes(ctx, spec)))], 2
-    return found
-
-
-Successes = dict[str, np.ndarray]  # by attack, [N,T,S] bool: of S judging seeds and T targets of N examples
-
-
-def _case(ctx: Context, spec: str) -> tuple[ComparedVote, Successes]:
-    learnt, search = ctx.part(LearntSize(spec)).info, ctx.arrays(LearntSize(spec))
-    said = [ctx.arrays(unit) for unit in of_test(ctx, spec)]
-    right = np.concatenate([arrays["said"] for arrays in said]) == ctx.dataset.test.y.numpy()[chosen(ctx)]
-    rows: list[AttackRow] = []
-    successes = {}
-    for name, (found, norm) in _tried(ctx, spec).items():
-        outcome = targeted(found, "unseen")
-        successes[name] = np.moveaxis(outcome.success, 0, -1)
-        named: dict[str, Any] = {"group": "targeted", "attack": name, "defence": "region"}
-        rows.append(summarise(outcome, norm=norm, reading="unseen", random=True, **named))
-    case: ComparedVote = {
-        "spec": spec,
-        "region": repr(region(ctx, spec)),
-        "weights": parse(spec)[1],
-        "half_width": float(learnt["half_width"]),
-        "half_widths": search["half_widths"].tolist(),
-        "validation": search["accuracy"].tolist(),
-        "point_accuracy": float(learnt["point_accuracy"]),
-        "validation_n": int(learnt["n"]),
-        "correct": int(right.sum()),
-        "n": len(right),
-        "samples": float(np.concatenate([arrays["samples"] for arrays in said]).mean()),
-        "attacks": rows,
-        "against_first": {},
-    }
-    return case, successes
-
-
-def _compared(found: list[tuple[ComparedVote, Successes]]) -> list[ComparedVote]:
-    """All votes, each compared with the first on the same examples; p for all comparisons of an attack (Holm)."""
-    (_, first), *others = found
-    for name, own in first.items():
-        differences = [paired_difference(successes[name], own) for _, successes in others]
-        for (case, _), found_, p in zip(others, differences, holm([d.p for d in differences]), strict=True):
-            ends = {"low": found_.interval.low, "high": found_.interval.high}
-            case["against_first"][name] = {"difference": found_.value, **ends, "p": float(p)}
-    return [case for case, _ in found]
-
-
-# ---- what is shown
-
-
 def _attacks(found: list[ComparedVote]) -> list[str]:
     return [row["attack"] for row in found[0]["attacks"]] if found else []
 
@@ -218,7 +120,7 @@ def _short(case: ComparedVote) -> str:
 
 
 def _named(case: ComparedVote) -> tuple[str, str]:
-    return case["region"], case["weights"]
+    return re.sub(r"\d+\.\d{4,}", lambda size: f"{float(size[0]):.3g}", case["region"]), case["weights"]
 
 
 def _accuracy(case: ComparedVote) -> str:
@@ -227,6 +129,15 @@ def _accuracy(case: ComparedVote) -> str:
 
 def _noise(case: ComparedVote, name: str) -> str:
     return size_text(_row(case, name)["noise_mean"])
+
+
+def _by_first(case: ComparedVote) -> str | None:
+    """The noise of the attack on this vote by that of the attack on the first: 1.03 (1.02–1.05)."""
+    found = case["noise_by_first"]
+    if found is None:
+        return None
+    between = f"{found['low']:.3f}{DASH}{found['high']:.3f}" if found["low"] is not None else "one image"
+    return f"{found['ratio']:.3f} ({between})"
 
 
 def _texts(results: Results, case: ComparedVote, name: str) -> tuple[str, str]:
@@ -253,7 +164,13 @@ def _records(results: Results, case: ComparedVote) -> Iterator[Record]:
             **{key: r[key] for key in ("noise_mean", "noise_se", "noise_n")},
             "difference": rounded(compared["difference"]) if compared else None,
             "p": rounded(compared["p"]) if compared else None,
+            **_ratio(case, row["attack"]),
         }
+
+
+def _ratio(case: ComparedVote, name: str) -> Record:
+    found = (case["noise_by_first"] if name == ITSELF else None) or {}
+    return {f"noise_by_first{end}": rounded(found.get(key)) for end, key in RATIO.items()}
 
 
 def _matrix(results: Results, found: list[ComparedVote], names: list[str]) -> Matrix:
@@ -266,13 +183,16 @@ def _matrix(results: Results, found: list[ComparedVote], names: list[str]) -> Ma
         ]
         for name in names:
             r = attack_record(_row(case, name), results["dataset"]["name"])
-            noise = noise_text(r)
+            lines = [Line("noise", "noise", noise_text(r))] if noise_text(r) != MISSING else []
+            if name == ITSELF and (ratio := _by_first(case)):
+                lines.append(Line("by the first's", "noise", ratio))
+            between = percent_range(r["rate_low"], r["rate_high"], r["n"])
             cells.append(
                 Cell(
                     percent(r["rate"], r["n"]),
-                    percent_range(r["rate_low"], r["rate_high"], r["n"]),
+                    between,
                     bar=Bar(r["rate"], r["rate_low"], r["rate_high"]),
-                    lines=(Line("noise", "noise", noise),) if noise != MISSING else (),
+                    lines=tuple(lines),
                 )
             )
         rows.append((_named(case), cells))
@@ -284,11 +204,29 @@ def _itself(found: list[ComparedVote]) -> Iterator[Finding]:
     rows = {_short(case): _row(case, ITSELF) for case in found}
     means = {name: row["noise_mean"] for name, row in rows.items() if row["noise_mean"] is not None}
     if means:
-        most, least = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+        most, least, first = (
+            max(means, key=means.__getitem__),
+            min(means, key=means.__getitem__),
+            _short(found[0]),
+        )
         said = f"Attacked itself, {most} needs the most noise, a mean L2 of {size_text(means[most])}, and {least} the "
-        said += f"least, {size_text(means[least])}; {_short(found[0])} needs {size_text(means.get(_short(found[0])))}"
+        said += f"least, {size_text(means[least])}"
+        if first not in (most, least):
+            said += f"; {first} needs {size_text(means.get(first))}"
         fewest = min(row["success"] / row["n"] for row in rows.values())
         yield Finding("", f"{said}. Every vote is broken on {percent(fewest)} of the attempts at the least.")
+    apart = [case for case in found if (ratio := case["noise_by_first"]) and not _holds_one(ratio)]
+    if apart:
+        said = ", ".join(f"{_short(case)} {_by_first(case)}" for case in apart)
+        yield Finding(
+            "",
+            f"On the same examples, noise by that of {_short(found[0])}: {said}; 95% intervals each alone.",
+        )
+
+
+def _holds_one(ratio: dict[str, float | None]) -> bool:
+    low, high = ratio["low"], ratio["high"]
+    return low is None or high is None or low <= 1 <= high
 
 
 OUTPUT = Regions()

@@ -23,10 +23,12 @@ from rcfast.eval.statistics.intervals import (
 from rcfast.eval.statistics.noise import Curve, Median, median_noise, steps, success_curve
 from rcfast.eval.statistics.paired import (
     Difference,
+    Ratio,
     discordant,
     holm,
     mcnemar,
     paired_difference,
+    paired_ratio,
     sign_flip,
     tango,
 )
@@ -47,6 +49,7 @@ __all__ = [
     "Interval",
     "Mean",
     "Median",
+    "Ratio",
     "clopper_pearson",
     "clustered_mean",
     "clustered_rate",
@@ -64,6 +67,7 @@ __all__ = [
     "mean_and_error",
     "median_noise",
     "paired_difference",
+    "paired_ratio",
     "share",
     "sign_flip",
     "steps",

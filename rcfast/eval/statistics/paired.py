@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import optimize, special
 
-from rcfast.eval.statistics.intervals import CONFIDENCE, Interval, normal_quantile
+from rcfast.eval.statistics.intervals import CONFIDENCE, Interval, mean_and_error, normal_quantile
 from rcfast.eval.statistics.resampling import FEWEST, RESAMPLES, bca, bounded
 
 FEW = 2  # examples that differ, up to which the interval is widened to that of `bounded`
@@ -152,6 +152,48 @@ def paired_difference(
         low, high = np.minimum(low, 2 * outer[0] - 1), np.maximum(high, 2 * outer[1] - 1)
     interval = Interval(float(max(low[0], -1.0)), float(min(high[0], 1.0)))
     return Difference(value, interval, sign_flip(differences), *only, n)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Geometric mean over n examples of the noise of one attack by that of another; pairs: how many were compared.
+
+    value and interval are NaN where no pair is left, the interval runs from 0 to inf for a single example.
+    """
+
+    value: float
+    interval: Interval
+    n: int
+    pairs: int
+
+
+def paired_ratio(first: np.ndarray, second: np.ndarray, *, confidence: float = CONFIDENCE) -> Ratio:
+    """Compare noise, first by second, both [N, ...] on the same N examples, inf where an attack failed.
+
+    Only pairs of which both succeeded with some noise count. Their logarithms are averaged over each example, and the t
+    interval is that of these averages: the trials of one example need not be independent.
+
+    Raises:
+        ValueError: the shapes differ, there is no example, or noise is negative or NaN.
+    """
+    if first.shape != second.shape or not first.size:
+        raise ValueError(
+            f"first and second must have one shape with examples, got {first.shape} and {second.shape}"
+        )
+    if not ((first >= 0) & (second >= 0)).all():
+        raise ValueError("first and second must be at least 0, inf for failures")
+    n = len(first)
+    a, b = first.reshape(n, -1).astype(np.float64), second.reshape(n, -1).astype(np.float64)
+    both = np.isfinite(a) & np.isfinite(b) & (a > 0) & (b > 0)
+    pairs = both.sum(1)
+    logs = np.log(np.divide(a, b, out=np.ones_like(a), where=both)).sum(1)
+    found = mean_and_error(logs[pairs > 0] / pairs[pairs > 0])
+    if found.mean is None:
+        return Ratio(math.nan, Interval(math.nan, math.nan), 0, 0)
+    ends = found.t_interval(confidence=confidence) or Interval(-math.inf, math.inf)
+    return Ratio(
+        math.exp(found.mean), Interval(math.exp(ends.low), math.exp(ends.high)), found.n, int(pairs.sum())
+    )
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
