@@ -10,6 +10,7 @@ import pytest
 from rcfast.eval import build, cli
 from rcfast.eval.evaluation import prepare
 from rcfast.eval.run.attack import Case, make, settings
+from rcfast.eval.run.compare import LearntSize
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.dry import Job, makespan
 from rcfast.eval.run.pace import Pace
@@ -141,6 +142,16 @@ def test_the_time_of_an_attack_is_what_it_took_before_or_grows_with_its_budget(t
     pace = Pace(0.0005, 0.001, {digest([case.attack, settings(make(cut.config, case, cut.device))]): 7.0})
     assert pace.attack(cut, case) == 7.0
     assert pace.attack(full, case) == guesses[1]
+
+
+def test_the_size_of_a_compared_vote_is_guessed_from_its_own_examples(tmp_path: Path) -> None:
+    def guess(count: int) -> float:
+        config = build("quick", settings=[f"compare.validation={count}"])
+        ctx = prepare(config, tmp_path, [], Store(tmp_path, readonly=True), Progress("quiet"))
+        return LearntSize("cube").seconds(ctx, Pace(0.0005, 0.001))
+
+    assert guess(20) == pytest.approx(guess(40) / 2)
+    assert guess(0) == guess(10**6) > guess(40)  # all of them
 
 
 def test_jobs_are_shared_as_they_become_ready() -> None:

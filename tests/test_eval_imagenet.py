@@ -17,27 +17,27 @@ SMALL = [
     "protocol.examples=2",
     "protocol.targets=1",
     "vote.seeds=[0,1]",
-    "vote.m=6",
-    "vote.histogram_m=6",
+    "vote.m=3",
+    "vote.histogram_m=3",
     "length.r=0.02",
-    "length.m=6",
+    "length.m=3",
     "length.r_max=0.02",
     "length.curve_max=0",
     "checks.examples=1",
-    "attacks.settings.T-RegionCW={steps=4, points=2, votes=6}",
+    "attacks.settings.T-RegionCW={steps=2, points=2, votes=3}",
     'attacks.names=["T-FGSM","DeepFool"]',
-    "attacks.settings.T-FGSM.steps=4",
-    "attacks.settings.DeepFool.iterations=4",
+    "attacks.settings.T-FGSM.steps=2",
+    "attacks.settings.DeepFool.iterations=2",
     "attacks.settings.DeepFool.candidates=2",
 ]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """200 crops of real photographs of four kinds."""
+    """120 crops of real photographs of four kinds."""
     root = tmp_path_factory.mktemp("photos") / "photos"
-    photographs.write(root / "train", 25, side=240, suffix=".jpg")
-    photographs.write(root / "val", 25, side=240, suffix=".jpg", seed=500)
+    photographs.write(root / "train", 15, side=240, suffix=".jpg")
+    photographs.write(root / "val", 15, side=240, suffix=".jpg", seed=500)
     return root
 
 
@@ -61,7 +61,7 @@ def test_an_untrained_resnet18_is_looked_at(
     words = ["--dataset", str(folder), "--model", "torchvision:resnet18", "--weights", "untrained.pth"]
     found = run(tmp_path, monkeypatch, *words)
     assert found["dataset"]["shape"] == [3, 224, 224]
-    assert found["dataset"]["sizes"] == {"train": 94, "validation": 6, "test": 12}
+    assert found["dataset"]["sizes"] == {"train": 54, "validation": 6, "test": 12}
     assert {row["defence"] for row in found["accuracy"]} == {"point", "region"}
     assert {row["attack"] for row in found["attacks"]} >= {"T-FGSM", "U-FGSM", "DeepFool"}
 

@@ -58,7 +58,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [2, 3, 8])
+@pytest.mark.parametrize("processes", [3, 8])  # two: on two hosts below
 def test_any_number_of_processes(processes: int, alone: dict[str, str], tmp_path: Path) -> None:
     run = torchrun(tmp_path / "out", "--standalone", f"--nproc-per-node={processes}")
     said = run.communicate(timeout=600)[0]
