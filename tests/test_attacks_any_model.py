@@ -23,7 +23,7 @@ from rcfast.attacks import (
 )
 from rcfast.attacks import combinators as attack_combinators
 from rcfast.attacks import memory as attack_memory
-from rcfast.attacks.base import margin, resolution
+from rcfast.attacks.margins import margin, resolution
 
 SHORT = (
     FGSM(steps=32),

@@ -9,7 +9,7 @@ from oracles import apgd as oracle
 
 from rcfast import RegionClassifier
 from rcfast.attacks import APGD, judge
-from rcfast.attacks.base import margin
+from rcfast.attacks.margins import margin
 
 NORMS = (2, math.inf)
 

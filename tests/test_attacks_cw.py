@@ -11,7 +11,8 @@ from rcfast.attacks import CWL0, CWL2, CWLinf, _passes
 from rcfast.attacks._climb import Climb
 from rcfast.attacks._cw import Adam, from_tanh, movable, shrink, to_tanh
 from rcfast.attacks._passes import channels_last, searched
-from rcfast.attacks.base import AttackedModel, margin
+from rcfast.attacks.attacked import AttackedModel
+from rcfast.attacks.margins import margin
 from rcfast.eval.checks.trace import trace
 from rcfast.hardware import has_bfloat16_units
 

@@ -7,7 +7,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rcfast.attacks import ATTACKS, CWL0, CWL2, IGSM, CWLinf, get
 from rcfast.attacks._passes import Searched
-from rcfast.attacks.base import AttackedModel
+from rcfast.attacks.attacked import AttackedModel
 from rcfast.hardware import full_float32
 
 WAITS = {

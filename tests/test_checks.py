@@ -12,11 +12,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rcfast import RegionClassifier, data, training
 from rcfast.attacks import CWL0, CWL2, FGSM, IGSM, JSMA, Attack, CWLinf, DeepFool
-from rcfast.attacks.base import AttackedModel, Model, observers
+from rcfast.attacks.attacked import AttackedModel, observers
 from rcfast.attacks.result import Noise
 from rcfast.eval import checks
 from rcfast.eval.checks import Trace, trace
 from rcfast.eval.run.passes import Spent
+from rcfast.running import Model
 
 N = 8
 

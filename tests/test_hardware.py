@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from rcfast import RegionClassifier, hardware, info, learn_length, training
 from rcfast.attacks._passes import searched
-from rcfast.attacks.base import AttackedModel
+from rcfast.attacks.attacked import AttackedModel
 from rcfast.data import Split
 from rcfast.regions import Cube, Gaussian, L1Ball, L2Ball, Laplace, Region, Sphere, sample
 from rcfast.training import Recipe

@@ -26,7 +26,9 @@ from rcfast.attacks._cw import (
     to_tanh,
 )
 from rcfast.attacks._passes import Searched
-from rcfast.attacks.base import AttackedModel, check_counts, check_positive, margin, per_row
+from rcfast.attacks.attacked import AttackedModel
+from rcfast.attacks.inputs import check_counts, check_positive
+from rcfast.attacks.margins import margin, per_row
 
 CHECKS = 40  # times per attempt that the fall of what is missing is looked at
 PATIENCE = 1.5  # how much faster than now a fall may become; all of them become slower

@@ -16,7 +16,9 @@ from torch import Tensor
 
 from rcfast.attacks._passes import Precision, Searched, check_precision, searched
 from rcfast.attacks._rolling import Rows, roll
-from rcfast.attacks.base import Attack, AttackedModel, margin, per_row
+from rcfast.attacks.attacked import AttackedModel
+from rcfast.attacks.base import Attack
+from rcfast.attacks.margins import margin, per_row
 
 # atanh of exactly 0 or 1 is infinite, and its gradient zero: this keeps such pixels movable.
 ATANH_SCALE = 0.999999

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rcfast.attacks._sampled import Sampled
-from rcfast.attacks.base import margin, resolution
+from rcfast.attacks.margins import margin, resolution
 
 ROUNDS, MOST_ROUNDS = 6, 18  # at least, and where the last one still moved the size by more than NEAR
 NEAR = 0.03

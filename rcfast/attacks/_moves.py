@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor
 
-from rcfast.attacks.base import per_row
+from rcfast.attacks.margins import per_row
 
 SOFT = 0.1  # Linf: below this share of its mean a gradient moves its coordinate less than the others
 TINY = 1e-12

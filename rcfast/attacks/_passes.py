@@ -9,10 +9,11 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from rcfast.attacks.base import AttackedModel, Model, magnitude, margin, resolution
+from rcfast.attacks.attacked import AttackedModel
+from rcfast.attacks.margins import magnitude, margin, resolution
 from rcfast.attacks.memory import copies_fit
 from rcfast.hardware import has_bfloat16_units
-from rcfast.running import plain
+from rcfast.running import Model, plain
 
 LARGE = 256  # coordinates of an image from which on bfloat16 was faster
 TRIED = 4  # rows on which bfloat16 is compared

@@ -9,7 +9,7 @@ from typing import Self, TypeVar
 import torch
 from torch import Tensor
 
-from rcfast.attacks.base import AttackedModel
+from rcfast.attacks.attacked import AttackedModel
 
 
 @dataclass

@@ -19,7 +19,10 @@ from torch import Tensor
 
 from rcfast import ops
 from rcfast.attacks._passes import channels_last, logits_in_parts
-from rcfast.attacks.base import Attack, AttackedModel, margin, network_of, per_row
+from rcfast.attacks.attacked import AttackedModel
+from rcfast.attacks.base import Attack
+from rcfast.attacks.inputs import network_of
+from rcfast.attacks.margins import margin, per_row
 from rcfast.classifier import RegionClassifier, Votes
 from rcfast.regions import Region, check_int, content_ids
 from rcfast.running import plain

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from rcfast.attacks._rolling import Rows
 from rcfast.attacks._sampled import Sampled, SampledAttack, inside_ball, key, uniform
-from rcfast.attacks.base import check_counts, check_positive, margin, per_row
+from rcfast.attacks.inputs import check_counts, check_positive
+from rcfast.attacks.margins import margin, per_row
 
 __all__ = ["APGD"]
 

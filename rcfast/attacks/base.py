@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -13,219 +12,24 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from rcfast.attacks.attacked import AttackedModel
+from rcfast.attacks.inputs import (
+    asked,
+    check_inputs,
+    check_label_range,
+    check_targets,
+    clean_logits,
+    network_of,
+    runnable,
+)
+from rcfast.attacks.margins import margin, per_row, resolution
 from rcfast.attacks.memory import HELD, rows_that_fit
 from rcfast.attacks.result import AttackResult, Noise
 from rcfast.classifier import RegionClassifier
 from rcfast.hardware import automatic_dtype
-from rcfast.running import Model, device_of, evaluating, in_training, plain
+from rcfast.running import Model, evaluating, plain
 
-__all__ = ["Attack", "AttackResult", "AttackedModel", "Model", "Noise", "margin", "per_row", "resolution"]
-
-Observer = Callable[[Tensor, Tensor, Tensor], None]  # inputs, logits and examples of a forward pass
-observers: list[Observer] = []  # told of every forward pass of an attacked model, for diagnosis
-FAR = 1e4  # of the two logits that compete; below, what others add to the allowance is 2% of these at most
-INSIDE = 1e-3  # how far from 0 and 1 a slope is taken that is infinite there
 PASSES = 10  # in which a model that answers differently each time is asked what it says of a result
-TOLERANCE = 1e-6  # inputs may leave [0,1] by this much: image pipelines round
-
-
-def network_of(model: Model) -> Model:
-    """What answers for one point: the network of a vote, any other model itself."""
-    return model.model if isinstance(model, RegionClassifier) else model
-
-
-def runnable(model: Model) -> Model:
-    """The model as a function from inputs to logits, whatever it needs; a vote sees to that itself."""
-    return model if isinstance(model, RegionClassifier) else plain(model)
-
-
-def _asked(model: Model, x: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """Logits [N,L] of x [N,...], or what its vote gave the labels, and the forward passes behind them [N] int64."""
-    said, spent = [], []
-    for part in x.split(limit):
-        if isinstance(model, RegionClassifier):
-            votes = model.vote(part)  # whose weights need not sum to the number of points
-            said.append(votes.counts.to(torch.float32))
-            spent.append(votes.samples.to(x.device))
-        else:
-            said.append(model(part))
-            spent.append(torch.ones(len(part), dtype=torch.int64, device=x.device))
-    return torch.cat(said), torch.cat(spent)
-
-
-def per_row(value: Tensor, like: Tensor) -> Tensor:
-    """value [n] shaped [n,1,...,1] so that it multiplies like [n,...] row by row."""
-    return value.reshape(-1, *[1] * (like.dim() - 1))
-
-
-def margin(logits: Tensor, labels: Tensor, *, targeted: bool) -> Tensor:
-    """By how much [n] an attack has succeeded, positive on success: logits [n,L], labels [n] int64.
-
-    Targeted: Z_t - max_{i≠t} Z_i. Untargeted: max_{i≠y} Z_i - Z_y. Differentiable; float32 or better.
-    """
-    own, other = rivals(logits, labels)
-    return own - other if targeted else other - own
-
-
-def rivals(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The logit of the label and the largest other one [n], of logits [n,L]; float32 or better."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    own = logits.gather(1, labels[:, None])[:, 0]
-    return own, logits.scatter(1, labels[:, None], -torch.inf).amax(1)
-
-
-def magnitude(logits: Tensor, labels: Tensor) -> Tensor:
-    """The largest [n] among the logits [n,L] that compete: not FAR larger than the label's or the largest other."""
-    own, other = rivals(logits.detach(), labels)
-    size = logits.detach().abs().to(own.dtype)
-    competing = size <= FAR * torch.maximum(own.abs(), other.abs())[:, None]
-    return torch.where(competing, size, 0).amax(1)
-
-
-def resolution(logits: Tensor, labels: Tensor) -> Tensor:
-    """Differences up to this [n] between the label's of logits [n,L] and the largest other may be rounding.
-
-    An attack that stops at the first sign of success lands as close to the boundary as numbers go, where the
-    same example judged in a batch of another size may fall on the other side. Searches ask for this much
-    more. Logits that do not compete, such as masked ones, have no part in it.
-    """
-    return rounding(logits.dtype) * magnitude(logits, labels)
-
-
-def rounding(dtype: torch.dtype) -> float:
-    """The share of a logit that may be rounding: sums of float32 and float64 add up in an order that varies.
-
-    Logits of less precision were summed in float32, and rounded once at the end.
-    """
-    eps = torch.finfo(dtype).eps
-    return eps if eps > 1e-4 else 16 * eps
-
-
-@dataclass
-class _Slopes:
-    """What is known of slopes that are infinite or NaN, for all forms of a model in one batch."""
-
-    met: Tensor  # [1] bool: since the last look, while they were not expected
-    left_out: Tensor  # [1] bool: some was taken for 0 although it was expected
-    steep: bool | None = None  # whether they are expected; None before the first gradient
-
-
-class AttackedModel:
-    """The attacked model during one batch: logits, gradients, and a count of the forward passes.
-
-    `rows` [n] int64 says which example of the batch each row of the input belongs to, so that attacks may
-    drop finished examples and try several variants of one at once. limit: rows that fit into memory at once.
-    examples [b] int64: which of the attacked examples the batch holds, for observers. in_parts: `limit` is what memory
-    takes, and a graph of more rows is made in parts, at the cost of a pass more.
-    Neither the parameters nor their gradients are touched, and callers under torch.no_grad are fine.
-    """
-
-    def __init__(
-        self,
-        model: Model,
-        *,
-        num_classes: int,
-        limit: int,
-        queries: Tensor,
-        bar: tqdm | None = None,
-        examples: Tensor | None = None,
-        in_parts: bool = False,
-    ):
-        self.examples, self.in_parts = examples, in_parts
-        self.model, self.num_classes, self.limit, self.queries = model, num_classes, limit, queries
-        self._bar, self._done = bar, 0.0
-        self._slopes = _Slopes(*torch.zeros(2, 1, dtype=torch.bool, device=queries.device))
-        self._once = False  # whether a graph serves for one backward pass only
-
-    def logits(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Logits [n,L] of x [n,...]; keeps the graph if x requires a gradient and gradients are enabled."""
-        self.queries.index_add_(0, rows, torch.ones_like(rows))
-        logits = self.model(x)
-        if logits.dtype == torch.float64 != x.dtype:
-            logits = logits.to(torch.float32)  # the points are no finer, and searches compute as x does
-        for observer in observers:
-            observer(x, logits, rows if self.examples is None else self.examples[rows])
-        return logits
-
-    @torch.no_grad()
-    def predict(self, x: Tensor, rows: Tensor) -> Tensor:
-        """Logits [n,L] without a graph, in slices of at most `limit` rows."""
-        if len(x) <= self.limit:
-            return self.logits(x, rows)
-        parts = zip(x.split(self.limit), rows.split(self.limit), strict=True)
-        return torch.cat([self.logits(part, row) for part, row in parts])
-
-    def gradients(
-        self, x: Tensor, rows: Tensor, *losses: Callable[[Tensor], Tensor]
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Logits [n,L] at x [n,...] and, for each loss (logits -> [n] or scalar), its gradient [n,...] in x.
-
-        One forward pass, one backward pass for each loss. A slope that is infinite or NaN, as that of a root at 0,
-        is taken INSIDE the box instead, once the first call or a later `look` has met one; else it becomes 0.
-        """
-        logits, grads = self._differentiate(x, rows, losses)
-        slopes = self._slopes
-        if (
-            slopes.steep is None
-        ):  # found out at the first call and in `look`: each time waits for a GPU's work
-            slopes.steep = not all(bool(g.isfinite().all()) for g in grads)
-        if slopes.steep:
-            _, inner = self._differentiate(x.clamp(INSIDE, 1 - INSIDE), rows, losses)
-            grads = [torch.where(g.isfinite(), g, other) for g, other in zip(grads, inner, strict=True)]
-        for g in grads:
-            (slopes.left_out if slopes.steep else slopes.met).logical_or_(~g.isfinite().all())
-        return logits, [g.nan_to_num_(0.0, 0.0, 0.0) for g in grads]
-
-    def look(self) -> None:
-        """Finds out whether infinite slopes were met since the last look; waits for a GPU's work."""
-        slopes = self._slopes
-        if not slopes.steep and bool(slopes.met):
-            slopes.steep = True
-            slopes.met.zero_()
-
-    def warn(self) -> None:
-        """Warns of slopes that were taken for 0 in an attack that has ended."""
-        if bool(self._slopes.left_out | self._slopes.met):
-            warnings.warn(
-                "the gradient of the model is infinite or NaN in some coordinates, which are left out: "
-                "the attack may be weaker than it looks",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-
-    def _differentiate(
-        self, x: Tensor, rows: Tensor, losses: Sequence[Callable[[Tensor], Tensor]]
-    ) -> tuple[Tensor, list[Tensor]]:
-        with torch.enable_grad():
-            leaf = x.detach().requires_grad_(True)
-            logits = self.logits(leaf, rows)
-            if not logits.requires_grad:  # a constant, or a model that votes
-                raise TypeError(
-                    "model must be differentiable: its logits carry no gradient in x (of a vote, attack the network, "
-                    "or take an attack that knows votes, such as RegionCW)"
-                )
-            grads: list[Tensor] = []
-            while len(grads) < len(losses):
-                more = len(grads) + 1 < len(losses) and not self._once
-                value = losses[len(grads)](logits).sum()
-                try:
-                    grads += torch.autograd.grad(value, leaf, retain_graph=more)
-                except RuntimeError as error:  # compiled models may give the buffers of their graph away
-                    if not more or "donated" not in str(error):
-                        raise
-                    self._once = True
-                    continue
-                if self._once and len(grads) < len(losses):
-                    logits = self.logits(leaf, rows)
-        return logits.detach(), grads
-
-    def progress(self, share: float) -> None:
-        """Tells the progress bar which share of this batch is finished."""
-        if self._bar is not None:
-            step = share * len(self.queries) - self._done
-            if step > 0:
-                self._bar.update(step)
-                self._done += step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,7 +87,7 @@ class Attack(ABC):
         """
         check_inputs(model, x, labels, batch=batch)
         if true_labels is not None and self.targeted:
-            _check_targets(labels, true_labels)
+            check_targets(labels, true_labels)
         x, model = _leave_inference_mode(x), runnable(model)
         with evaluating(model):
             return self._attack(
@@ -379,9 +183,9 @@ class Attack(ABC):
         """Which of x [N,...], as it is handed out, succeed in most of some passes, and the passes spent [N]."""
         hits, spent = torch.zeros_like(labels), torch.zeros_like(labels)
         for _ in range(passes):
-            logits, asked = _asked(model, x, limit)
+            logits, passed = asked(model, x, limit)
             hits += self._judges(logits, labels)
-            spent += asked
+            spent += passed
         return 2 * hits > passes, spent
 
     @classmethod
@@ -429,98 +233,3 @@ def empty_result(x: Tensor) -> AttackResult:
     zero = x.new_zeros(0)
     none = torch.zeros(0, dtype=torch.int64, device=x.device)
     return AttackResult(x.clone(), none.bool(), Noise(zero, zero, zero), none, x)
-
-
-def _kind(value: object) -> str:
-    return str(value.dtype) if isinstance(value, Tensor) else type(value).__name__
-
-
-def check_inputs(model: Model, x: Tensor, labels: Tensor, *, batch: int | None) -> None:
-    """Raises TypeError or ValueError for everything that can be seen without running the model."""
-    if not callable(model):
-        raise TypeError(f"model must be a module or callable from inputs to logits, got {_kind(model)}")
-    if in_training(network_of(model)):
-        raise ValueError("model must be in eval mode: call model.eval() first, dropout would blur the attack")
-    if not isinstance(x, Tensor) or x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"x must be a float32 or float64 tensor, got {_kind(x)}")
-    if x.dim() < 2 or (len(x) > 0 and not x[0].numel()):
-        raise ValueError(f"x must have shape [N, ...] with at least one coordinate, got {tuple(x.shape)}")
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64:
-        raise TypeError(f"labels must be an int64 tensor, got {_kind(labels)}")
-    if labels.shape != x.shape[:1]:
-        raise ValueError(f"labels must have shape [{len(x)}], one for each x, got {tuple(labels.shape)}")
-    if labels.device != x.device:
-        raise ValueError(f"labels must be on the device of x, {x.device}, got {labels.device}")
-    if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
-        raise ValueError(f"batch must be a positive integer or None, got {batch!r}")
-    device = device_of(model)
-    if device is not None and device != x.device:
-        raise ValueError(f"x must be on the device of the model, {device}, got {x.device}")
-    if len(x):
-        _check_range(x)
-
-
-def _check_range(x: Tensor) -> None:
-    outside = ~((x >= -TOLERANCE) & (x <= 1 + TOLERANCE))
-    if outside.any():
-        at = tuple(outside.nonzero()[0].tolist())
-        value = float(x[at])
-        if value != value:
-            raise ValueError(f"x must not contain NaN, got NaN at index {list(at)}")
-        raise ValueError(f"x must lie in [0, 1], got {value:.9g} at index {list(at)}")
-
-
-def check_label_range(labels: Tensor, num_classes: int, *, name: str = "labels") -> None:
-    """Raises ValueError unless labels [N] lie in [0, num_classes-1]."""
-    wrong = (labels < 0) | (labels >= num_classes)
-    if wrong.any():
-        at = int(wrong.nonzero()[0])
-        raise ValueError(f"{name} must lie in [0, {num_classes - 1}], got {int(labels[at])} at index {at}")
-
-
-def _check_targets(labels: Tensor, true_labels: Tensor) -> None:
-    if not isinstance(true_labels, Tensor):
-        raise TypeError(f"true_labels must be an int64 tensor, got {type(true_labels).__name__}")
-    if true_labels.dtype != torch.int64 or true_labels.shape != labels.shape:
-        kind = f"{true_labels.dtype} {tuple(true_labels.shape)}"
-        raise ValueError(f"true_labels must be int64 of shape {tuple(labels.shape)}, got {kind}")
-    same = labels == true_labels
-    if same.any():
-        at = int(same.nonzero()[0])
-        raise ValueError(
-            f"a target must differ from the true label, got {int(labels[at])} for both at index {at}"
-        )
-
-
-def clean_logits(model: Model, x: Tensor, limit: int) -> tuple[Tensor, Tensor]:
-    """Logits [N,L] of x [N,...], N >= 1, checked: shape, dtype, NaN, and that they are no probabilities.
-
-    Beside them the forward passes that they took, [N] int64.
-    """
-    logits, spent = _asked(runnable(model), x, limit)
-    wrong = ~logits.isfinite().all(1)
-    if wrong.any():
-        raise ValueError(f"model must return finite logits, got NaN or infinity for the input at index "
-                         f"{int(wrong.nonzero()[0])}")  # fmt: skip
-    if isinstance(model, RegionClassifier):
-        return logits, spent  # of votes
-    if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-4).all()):
-        raise ValueError(
-            "model must return logits, got probabilities (every row is nonnegative and sums to 1): "
-            "take the softmax off its end, a saturated softmax has no gradient to follow"
-        )
-    return logits, spent
-
-
-def check_positive(**values: float) -> None:
-    """Raises ValueError naming the first hyperparameter that is not a positive finite number."""
-    for name, value in values.items():
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{name} must be positive, got {value!r}")
-
-
-def check_counts(**values: int) -> None:
-    """Raises ValueError naming the first hyperparameter that is not a positive integer."""
-    for name, value in values.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a positive integer, got {value!r}")

@@ -9,18 +9,12 @@ from dataclasses import dataclass, field, fields
 import torch
 from torch import Tensor
 
-from rcfast.attacks.base import (
-    Attack,
-    AttackedModel,
-    Model,
-    check_counts,
-    check_label_range,
-    clean_logits,
-    empty_result,
-)
+from rcfast.attacks.attacked import AttackedModel
+from rcfast.attacks.base import Attack, empty_result
+from rcfast.attacks.inputs import check_counts, check_label_range, clean_logits
 from rcfast.attacks.memory import free_bytes, rows_that_fit
 from rcfast.attacks.result import AttackResult, Noise, check_norm, least_noise
-from rcfast.running import evaluating, plain
+from rcfast.running import Model, evaluating, plain
 
 
 class _Combined(Attack):

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rcfast.attacks._climb import Climb, ClimbingAttack
 from rcfast.attacks._cw import from_tanh, tanh_slope
-from rcfast.attacks.base import AttackedModel, margin, per_row
+from rcfast.attacks.attacked import AttackedModel
+from rcfast.attacks.margins import margin, per_row
 
 MARGIN = 0.01  # by which the target's logit must lead
 SLACK = 1e-4  # a loss f below this is a success

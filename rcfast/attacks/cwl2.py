@@ -24,7 +24,9 @@ from rcfast.attacks._cw import (
     tanh_slope,
 )
 from rcfast.attacks._passes import Searched
-from rcfast.attacks.base import AttackedModel, check_counts, check_positive, margin, per_row
+from rcfast.attacks.attacked import AttackedModel
+from rcfast.attacks.inputs import check_counts, check_positive
+from rcfast.attacks.margins import margin, per_row
 
 __all__ = ["CWL2"]
 

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from rcfast.attacks._climb import Climb, ClimbingAttack
 from rcfast.attacks._cw import SLOWEST, from_tanh
-from rcfast.attacks.base import check_positive, per_row
+from rcfast.attacks.inputs import check_positive
+from rcfast.attacks.margins import per_row
 
 TOLERANCE = 1e-4  # a loss below this share of c is a success
 GAP = 0.03  # between the largest change of a success and a tau that failed: closer ones are not told apart

@@ -10,7 +10,10 @@ import torch
 from torch import Tensor
 
 from rcfast.attacks._passes import channels_last
-from rcfast.attacks.base import Attack, AttackedModel, check_counts, margin, resolution
+from rcfast.attacks.attacked import AttackedModel
+from rcfast.attacks.base import Attack
+from rcfast.attacks.inputs import check_counts
+from rcfast.attacks.margins import margin, resolution
 
 PUBLISHED_STEPS = 25  # 100 MNIST images needed 16 at most
 # Times what may be rounding that an example leads when it leaves, and by which steps go beyond the boundary: steps that

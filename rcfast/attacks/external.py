@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from rcfast.attacks._sampled import Sampled, SampledAttack, key
-from rcfast.attacks.base import check_counts
+from rcfast.attacks.inputs import check_counts
 from rcfast.attacks.result import Noise, check_norm
 
 __all__ = ["External", "external"]

@@ -10,7 +10,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from rcfast.attacks._passes import channels_last
-from rcfast.attacks.base import Attack, AttackedModel, check_counts, check_positive, per_row
+from rcfast.attacks.attacked import AttackedModel
+from rcfast.attacks.base import Attack
+from rcfast.attacks.inputs import check_counts, check_positive
+from rcfast.attacks.margins import per_row
 
 # Steps of one example in a forward pass: more would be tried in vain beyond the first success. Not taken from the
 # number of examples, so that the queries of one do not depend on the others.

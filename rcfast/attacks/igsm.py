@@ -12,7 +12,10 @@ from torch.nn.functional import cross_entropy
 
 from rcfast.attacks._passes import channels_last
 from rcfast.attacks._rolling import Rows, roll
-from rcfast.attacks.base import Attack, AttackedModel, check_counts, check_positive, margin, per_row
+from rcfast.attacks.attacked import AttackedModel
+from rcfast.attacks.base import Attack
+from rcfast.attacks.inputs import check_counts, check_positive
+from rcfast.attacks.margins import margin, per_row
 from rcfast.attacks.memory import HELD
 
 # On a GPU looking whether rows are finished waits for all work queued: look only every so many iterations.

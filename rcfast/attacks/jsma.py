@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from rcfast.attacks._passes import channels_last
-from rcfast.attacks.base import Attack, AttackedModel, margin
+from rcfast.attacks.attacked import AttackedModel
+from rcfast.attacks.base import Attack
+from rcfast.attacks.margins import margin
 from rcfast.ops import saliency_pair
 
 # On a GPU looking whether examples are finished waits for all work queued: look only every so many

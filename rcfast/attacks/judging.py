@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rcfast.attacks._sampled import another, example_ids, key
-from rcfast.attacks.base import check_label_range
+from rcfast.attacks.inputs import check_label_range
 from rcfast.attacks.result import AttackResult
 from rcfast.classifier import RegionClassifier
 from rcfast.regions import check_int

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from rcfast.attacks._passes import logits_in_parts
 from rcfast.attacks._sampled import Sampled, SampledAttack, key, uniform
-from rcfast.attacks.base import AttackedModel, check_counts, check_positive, margin
+from rcfast.attacks.attacked import AttackedModel
 from rcfast.attacks.cwl2 import CWL2
+from rcfast.attacks.inputs import check_counts, check_positive
+from rcfast.attacks.margins import margin
 
 __all__ = ["OptMargin"]
 

@@ -13,7 +13,9 @@ from rcfast.attacks._level import needed, settle, settle_whole
 from rcfast.attacks._moves import first_size, point
 from rcfast.attacks._rolling import Rows
 from rcfast.attacks._sampled import Sampled, SampledAttack, another, key
-from rcfast.attacks.base import Attack, check_counts, check_positive, margin, per_row
+from rcfast.attacks.base import Attack
+from rcfast.attacks.inputs import check_counts, check_positive
+from rcfast.attacks.margins import margin, per_row
 from rcfast.attacks.result import Noise, check_norm
 
 __all__ = ["RegionCW"]

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from rcfast.attacks.base import Model
 from rcfast.eval.checks.check import Check, Kind, share
 from rcfast.eval.checks.optimisation import GRADIENTS, stable_predictions
+from rcfast.running import Model
 
 PASSES = 5
 FEWEST_LABELS = 4

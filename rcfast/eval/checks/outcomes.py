@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rcfast.attacks.base import per_row
+from rcfast.attacks.margins import per_row
 from rcfast.attacks.result import Noise
 from rcfast.eval.checks.check import Check, Kind, share
 from rcfast.eval.statistics import clustered_rate, holm, paired_difference

@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from rcfast.attacks import Attack, AttackResult
-from rcfast.attacks.base import Model, Observer, margin, observers
+from rcfast.attacks.attacked import Observer, observers
+from rcfast.attacks.margins import margin
 from rcfast.attacks.result import Noise
+from rcfast.running import Model
 
 PORTION = 1 << 22  # numbers that are looked at together: until then nothing waits for a GPU
 

@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from rcfast.attacks import Attack
-from rcfast.attacks.base import margin
+from rcfast.attacks.margins import margin
 from rcfast.eval.run.store import Arrays
 
 BUDGETS = (10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000)  # forward and backward passes together
 
 
 class Spent:
-    """Observes one attack on clean [R,...], labels [R]; see rcfast.attacks.base.observers. Waits for no GPU.
+    """Observes one attack on clean [R,...], labels [R]; see rcfast.attacks.attacked.observers. Waits for no GPU.
 
     A point counts as found when the attack's own judgement accepts it, inside [0,1] and beyond what may be rounding.
     """
