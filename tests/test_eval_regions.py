@@ -159,6 +159,14 @@ def test_table_and_page_show_them(results: Any, folder: Path) -> None:
     assert "Attacked itself, " in page
 
 
+def test_an_attack_without_a_success_has_no_noise() -> None:
+    case: Any = {
+        "attacks": [{"attack": "T-JSMA", "noise_mean": None}, {"attack": "DeepFool", "noise_mean": 0.25}]
+    }
+    assert output._noise(case, "T-JSMA") == "—"
+    assert output._noise(case, "DeepFool") == "0.25"
+
+
 def test_equal_half_widths_are_equal_noise() -> None:
     x, n = torch.full((1, 100), 0.5), 100
     for kind, make in compare.SIZES.items():

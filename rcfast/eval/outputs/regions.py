@@ -128,7 +128,8 @@ def _accuracy(case: ComparedVote) -> str:
 
 
 def _noise(case: ComparedVote, name: str) -> str:
-    return size_text(_row(case, name)["noise_mean"])
+    mean = _row(case, name)["noise_mean"]
+    return MISSING if mean is None else size_text(mean)
 
 
 def _by_first(case: ComparedVote) -> str | None:
