@@ -205,11 +205,8 @@ def _itself(found: list[ComparedVote]) -> Iterator[Finding]:
     rows = {_short(case): _row(case, ITSELF) for case in found}
     means = {name: row["noise_mean"] for name, row in rows.items() if row["noise_mean"] is not None}
     if means:
-        most, least, first = (
-            max(means, key=means.__getitem__),
-            min(means, key=means.__getitem__),
-            _short(found[0]),
-        )
+        most, least = max(means, key=means.__getitem__), min(means, key=means.__getitem__)
+        first = _short(found[0])
         said = f"Attacked itself, {most} needs the most noise, a mean L2 of {size_text(means[most])}, and {least} the "
         said += f"least, {size_text(means[least])}"
         if first not in (most, least):

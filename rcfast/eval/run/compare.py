@@ -183,8 +183,7 @@ class LearntSize(Unit):
         return Made(arrays, {**info, "point_accuracy": found.point_accuracy})
 
     def seconds(self, ctx: Context, pace: Pace) -> float:
-        share = self._count(ctx) / len(ctx.dataset.validation)
-        return share * pace.lengths(ctx, 1 + pace.likely_r / ctx.config.length.step)
+        return pace.lengths(ctx, 1 + pace.likely_r / ctx.config.length.step, self._count(ctx))
 
     def _count(self, ctx: Context) -> int:
         return min(ctx.config.compare.validation or 10**9, len(ctx.dataset.validation))

@@ -58,7 +58,7 @@ class LearntLength(Unit):
         return Made(_curve(found), info)
 
     def seconds(self, ctx: Context, pace: Pace) -> float:
-        return pace.lengths(ctx, pace.likely_r / ctx.config.length.step)
+        return pace.lengths(ctx, pace.likely_r / ctx.config.length.step, len(ctx.dataset.validation))
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,9 @@ class FurtherLengths(Unit):
         return Made(_curve(found))
 
     def seconds(self, ctx: Context, pace: Pace) -> float:
-        return pace.lengths(ctx, ctx.config.length.curve_max / ctx.config.length.curve_step)
+        return pace.lengths(
+            ctx, ctx.config.length.curve_max / ctx.config.length.curve_step, len(ctx.dataset.validation)
+        )
 
 
 def length(ctx: Context) -> float:

@@ -74,11 +74,11 @@ class Pace:
         samples = SAMPLES[ctx.config.vote.stop][adversarial] * ctx.config.vote.m / 1000
         return self.forward * (samples if votes else 1)
 
-    def lengths(self, ctx: Context, radii: float) -> float:
-        """Return seconds of a search for r that tries this many radii."""
+    def lengths(self, ctx: Context, radii: float, examples: int) -> float:
+        """Return seconds of a search for r that tries this many radii on so many examples."""
         own = ctx.config.length
         samples = max(SAMPLES[own.stop][0] * own.m / 1000, SAMPLES["sequential"][0])
-        return radii * len(ctx.dataset.validation) * samples * self.forward
+        return radii * examples * samples * self.forward
 
 
 TRIED = 128  # examples in a pass that is timed
