@@ -295,8 +295,8 @@ def peers() -> dict[str, str | None]:
 # (group, ours, the peer, noise of ours at most this share of the peer's, times faster at least)
 BARS = (
     ("cw-l2", "rcfast", "foolbox", 1.01, 5.0),
-    ("deepfool", "rcfast", "foolbox", 1.0, 1.5),
-    ("jsma", "rcfast", "art", 1.0, 3.0),
+    ("deepfool", "rcfast", "foolbox", 1.0, 2.0),
+    ("jsma", "rcfast", "art", 1.0, 5.0),
     ("jsma", "rcfast prune", "art", 1.0, 3.0),
     ("cw-linf", "rcfast", "literal", 1.01, 30.0),
     ("cw-l0", "rcfast", "literal", 1.01, 30.0),
