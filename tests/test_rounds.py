@@ -371,7 +371,7 @@ def test_a_round_on_the_gpu_waits_only_for_its_votes(monkeypatch: pytest.MonkeyP
         return found
 
     monkeypatch.setattr(rounds, "fetch", allowed)
-    examples_take = rounds._Drawing.votes
+    examples_take = rounds.Drawing.votes
 
     def strict(self: Any, *arguments: Any) -> Tensor:
         torch.cuda.set_sync_debug_mode("error")
@@ -380,5 +380,5 @@ def test_a_round_on_the_gpu_waits_only_for_its_votes(monkeypatch: pytest.MonkeyP
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(rounds._Drawing, "votes", strict)
+    monkeypatch.setattr(rounds.Drawing, "votes", strict)
     rc.vote(x)
