@@ -100,6 +100,26 @@ def seconds(call: Callable[[], Any], device: torch.device, budget: float = 0.4) 
     return statistics.median(blocks)
 
 
+def kernel_seconds(call: Callable[[], Any], launches: int = 20) -> float:
+    """Seconds that a GPU takes for what ``call`` launches, without the host: the median of replays of many calls."""
+    for _ in range(3):
+        call()
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        for _ in range(launches):
+            call()
+    times = []
+    for _ in range(15):
+        begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        begin.record()
+        graph.replay()
+        end.record()
+        end.synchronize()
+        times.append(begin.elapsed_time(end) / 1e3 / launches)
+    return statistics.median(times)
+
+
 def paired(calls: dict[str, Callable[[], Any]], device: torch.device, rounds: int = 5) -> dict[str, float]:
     """Median seconds of each call, measured in turns, so that a drift of the machine meets all of them."""
     times: dict[str, list[float]] = {name: [] for name in calls}

@@ -42,7 +42,9 @@ def tests(marked: str, xml: str, *more: str) -> None:
     if code or not counts["tests"]:
         sys.exit("tests failed" if counts["tests"] else "no test was run")
     skipped = [case.attrib["message"] for case in suite.iter("skipped")]
-    skipped = [why for why in skipped if not why.startswith("this processor has no")]  # its tests run on every one
+    skipped = [
+        why for why in skipped if not why.startswith("this processor has no")
+    ]  # its tests run on every one
     if marked == "gpu" and skipped:
         sys.exit(f"{len(skipped)} tests were skipped, nothing was shown by them: {', '.join(set(skipped))}")
 

@@ -27,13 +27,13 @@ ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "--fmad=false"]  # as CMakeLists.txt builds them
 # Most instructions per eight coordinates, for sm_90.
 BARS = {
-    "contiguous_kernel<Intersect, float>": 85,
-    "contiguous_kernel<Clamp, float>": 100,
+    "exchange_kernel<Intersect, float, 1>": 85,
+    "exchange_kernel<Clamp, float, 1>": 100,
     "contiguous_kernel<Intersect, bf16>": 85,
     "contiguous_kernel<Clamp, bf16>": 100,
     "contiguous_kernel<Intersect, f16>": 90,
-    "colours_kernel<Intersect, float>": 110,
-    "colours_kernel<Intersect, bf16>": 110,
+    "exchange_kernel<Intersect, float, 3>": 110,
+    "exchange_kernel<Intersect, bf16, 3>": 110,
 }
 # Lanes per clock and multiprocessor. Integer multiplies run on half of the units that float32 has.
 RATES = {"float": 128, "multiply": 64, "integer": 64, "convert": 16, "double": 64, "memory": 32}

@@ -16,7 +16,7 @@ from rcfast.stopping import unanimous_length
 
 DTYPES = (torch.float32, torch.bfloat16)
 TURNS = 4  # that the ways take, each with a part of the images
-FEWER = 20  # times as many images in the precision that "auto" takes as in the other one
+FEWER = 20  # times as many images on a CPU in the precision that "auto" takes as in the other one
 
 
 def precisions(device: torch.device) -> list[torch.dtype]:
@@ -53,8 +53,13 @@ def ways(model: nn.Module, x: Tensor, r: float, skip_loop: bool) -> dict[str, An
 def run_in_turns(found: dict[str, Any], x: Tensor) -> tuple[dict[str, float], dict[str, Tensor]]:
     """Seconds per image and labels of each way, block by block in turns."""
     device, other = x.device, short(precisions(x.device)[1])
-    for name, way in found.items():  # compilation, and the search for the chunk
-        for warm in (x[:2], *([] if name.endswith(other) else [x if device.type == "cuda" else x[:20]])):
+    cuda = device.type == "cuda"
+    for (
+        name,
+        way,
+    ) in found.items():  # compilation, the search for the chunk, and on a GPU plans for each size of pass
+        few = [] if name.endswith(other) else [x[:20]]
+        for warm in (x[:2], *([x, *2 * x.chunk(TURNS)] if cuda else few)):
             getattr(way, "predict", way)(warm)
     took = dict.fromkeys(found, 0.0)
     labels: dict[str, list[Tensor]] = {name: [] for name in found}
@@ -63,7 +68,7 @@ def run_in_turns(found: dict[str, Any], x: Tensor) -> tuple[dict[str, float], di
             # The sequential vote takes all images at once, every time: examples that are undecided share passes. The
             # others do the same work for each image, a part at a time, and in the slower precision a part of that.
             some = x if name == "rcfast sequential" else part
-            some = some[: max(2, len(some) // FEWER)] if name.endswith(other) else some
+            some = some[: max(2, len(some) // FEWER)] if name.endswith(other) and not cuda else some
             synchronise(device)
             begin = time.perf_counter()
             said = getattr(way, "predict", way)(some)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from .fused import Fused, fused
 from .graphs import WORTH_SECONDS, Replays, recordable
 from .hardware import DtypeChoice, resolve_dtype
+from .joined import join_, joinable
 from .running import (
     TRIED,
     Model,
@@ -30,6 +31,10 @@ from .running import (
 )
 
 FIRST_ROWS = 32  # the smallest chunk tried
+# A GPU waits for its host below some hundreds of rows, whatever it is asked to do: ways of running a model are told apart
+# at more, of so many bytes at most.
+WAYS_ROWS, WAYS_BYTES = 1024, 8 << 20
+STEPS = 8  # sizes of passes between half a chunk and a chunk are eighths of it
 MAX_ROWS = 1 << 16
 POINT_BYTES = {"cpu": 32 << 20, "cuda": 256 << 20}  # the most that one chunk of points may take
 VIEWS = 64  # of the buffer, kept
@@ -42,6 +47,7 @@ SLOW_SECONDS = 0.1  # a pass of this length is timed once
 # Ways of running differ in the last bits of the logits, so that votes near a boundary could differ with them.
 # The preferred way therefore stands unless another is far faster: noise on a busy machine must not decide.
 PREFERENCE = 1.5
+PREFERENCE_JOINED = 1.05  # of the one way that is there for its speed alone
 
 
 def timed(call: Model, points: Tensor) -> tuple[float, Tensor]:
@@ -118,6 +124,21 @@ class Chunk:
             self.rows *= 2
 
 
+def step_of(used: int, chunk: int) -> int:
+    """The rows of a pass of which ``used`` matter: an eighth of the chunk, two, ..., below that a half each time.
+
+    On a GPU each size costs: libraries plan their kernels for it, and its launches are recorded.
+    """
+    most = max(used, chunk)
+    step = max(FIRST_ROWS, -(-most // STEPS))
+    if used > step:
+        return min(most, -(-used // step) * step)
+    rows = step
+    while rows // 2 >= max(used, FIRST_ROWS):
+        rows //= 2
+    return min(rows, most)
+
+
 @dataclass
 class Runner:
     """One way of running a model on points of one shape; made by :class:`Engine`."""
@@ -128,6 +149,7 @@ class Runner:
     num_classes: int
     chunk: Chunk
     padded: bool  # every pass has exactly chunk.rows rows, so that a compiled model sees one shape
+    stepped: bool  # passes are of few sizes, :func:`step_of`
     module: Model  # what is run eagerly
     replays: Replays
     _buffer: Tensor | None = field(default=None, repr=False)  # kept from one vote to the next
@@ -157,6 +179,8 @@ class Runner:
     ) -> tuple[Tensor, Tensor]:
         used = examples * samples
         rows = max(used, self.chunk.rows) if self.padded else used
+        if self.stepped:
+            rows = step_of(used, self.chunk.rows)
         n = shape.numel()
         if self._buffer is None or len(self._buffer) < rows * n:
             size = max(rows, self.chunk.rows) * n
@@ -173,7 +197,8 @@ class Runner:
     def logits(self, points: Tensor, used: int) -> Tensor:
         """Logits [used, L] of the first ``used`` rows, checked. Raises TypeError or ValueError."""
         seconds = self.chunk.seconds
-        replayed = self.chunk.settled and (seconds is None or seconds <= WORTH_SECONDS)
+        share = len(points) / self.chunk.rows
+        replayed = self.chunk.settled and (seconds is None or share * seconds <= WORTH_SECONDS)
         out = logits_of(self.chunk.run(self.replays if replayed else self.call, points), len(points))
         if out.shape[1] != self.num_classes:
             raise ValueError(
@@ -202,6 +227,7 @@ class _Way:
     channels_last: bool
     copied: bool = False
     autocast: bool = False
+    joined: bool = False  # :mod:`rcfast.joined`
 
     def bind(self, function: Model) -> Model:
         """``function`` such that it takes points of ``dtype``."""
@@ -218,6 +244,9 @@ class _Way:
         """A copy of ``points`` [rows, ...] in the precision and memory format of this way."""
         form = torch.channels_last if self.channels_last else torch.contiguous_format
         return points.to(self.dtype).clone(memory_format=form)
+
+
+_Kind = tuple[torch.dtype, bool, bool]  # of a converted copy: its precision, channels_last, joined
 
 
 class Engine:
@@ -242,7 +271,7 @@ class Engine:
             decide  # of the candidate that was fastest here: what is fastest for all processes of a group
         )
         self._runners: dict[Any, Runner] = {}
-        self._copies: dict[tuple[torch.dtype, bool], nn.Module] = {}  # by precision and channels_last
+        self._copies: dict[_Kind, nn.Module] = {}
         self._fused: Fused | None = None
         self._form: list[Any] = []
         self._attributes: list[Any] = []  # of the modules when they were copied
@@ -276,10 +305,12 @@ class Engine:
         for twin in self._copies.values():
             torch._foreach_copy_(tensors(twin), now)
 
-    def _convert(self, dtype: torch.dtype, channels_last: bool) -> nn.Module:
+    def _convert(self, dtype: torch.dtype, channels_last: bool, joined: bool) -> nn.Module:
         twin = copy.deepcopy(eager(self.model))
         assert isinstance(twin, nn.Module)
         twin.eval().requires_grad_(False).to(dtype=dtype)
+        if joined:
+            join_(twin)
         return twin.to(memory_format=torch.channels_last) if channels_last else twin
 
     def _ways(self, needs: Needs, image: bool, device: torch.device) -> list[Callable[[], _Way]]:
@@ -299,20 +330,25 @@ class Engine:
                 ways.append(partial(_Way, module, dtype, own, last))
                 continue
             if tensors(self.model):
+                if device.type == "cuda" and last and joinable(module):
+                    ways.append(partial(self._converted, dtype, last, True))
                 ways.append(partial(self._converted, dtype, last))
             if dtype != torch.float32:
                 ways.append(partial(_Way, module, dtype, dtype, last, autocast=True))
         return ways
 
-    def _converted(self, dtype: torch.dtype, channels_last: bool) -> _Way:
-        kind = (dtype, channels_last)
+    def _converted(self, dtype: torch.dtype, channels_last: bool, joined: bool = False) -> _Way:
+        kind = (dtype, channels_last, joined)
         if kind not in self._copies:
             self._attributes = attributes_of(self.model)
             self._copies[kind] = self._convert(*kind)
-        return _Way(self._copies[kind], dtype, dtype, channels_last, copied=True)
+        return _Way(self._copies[kind], dtype, dtype, channels_last, copied=True, joined=joined)
 
     def _choose(self, shape: torch.Size, device: torch.device) -> Runner:
-        rows = min(FIRST_ROWS, self.chunk or FIRST_ROWS)
+        rows = FIRST_ROWS
+        if device.type == "cuda":
+            rows = max(rows, min(WAYS_ROWS, WAYS_BYTES // (shape.numel() * 4)))
+        rows = min(rows, self.chunk or rows)
         points = noise(torch.empty(0, *shape, device=device), rows)
         needs = Plain(self.model, tried=min(TRIED, rows)).needs(points)
         warn_of_randomness(needs, "a vote")
@@ -339,7 +375,11 @@ class Engine:
             for trial in trials.values() if len(trials) > 1 else ():
                 trial.repeat()
         fastest = min(trial.seconds for trial in trials.values())
-        best = next(index for index, trial in trials.items() if trial.seconds <= PREFERENCE * fastest)
+        best = next(
+            index
+            for index, trial in trials.items()
+            if trial.seconds <= (PREFERENCE_JOINED if trial.way.joined else PREFERENCE) * fastest
+        )
         return makers[self._decide(best)]()
 
     def _in_use(self, twin: nn.Module) -> bool:
@@ -360,7 +400,8 @@ class Engine:
             function = compiled_class(way.module, self.model.dynamo_ctx)
         call, module = way.bind(function), way.module
         replays = Replays(call, module, allowed=self.cuda_graphs and not compiled and recordable(device))
-        return Runner(call, way.dtype, way.channels_last, labels, chunk, compiled, module, replays)
+        stepped = recordable(device) and not compiled
+        return Runner(call, way.dtype, way.channels_last, labels, chunk, compiled, stepped, module, replays)
 
 
 class _Trial:
@@ -375,14 +416,14 @@ class _Trial:
         self._first = True
 
     def agrees(self, trials: "list[_Trial]") -> bool:
-        """Whether another memory format, or our own convolutions, have not changed what the model says."""
+        """Whether another memory format, or other convolutions, have not changed what the model says."""
         kind = (self.way.dtype, self.way.autocast, False)
         same = (t for t in trials if (t.way.dtype, t.way.autocast, t.way.channels_last) == kind)
         return all(alike(t._logits, self._logits) for t in same)
 
     def repeat(self) -> None:
-        """Time it again, unless it is so slow that its first pass tells enough."""
-        if self.seconds > SLOW_SECONDS:
+        """Time it again, unless it is so slow that its first pass tells enough: on a GPU that one loads kernels."""
+        if self.seconds > SLOW_SECONDS and not (self._first and self._points.is_cuda):
             return
         self._points.copy_(self._source)  # some models change what they are given
         seconds = timed(self._call, self._points)[0]

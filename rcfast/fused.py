@@ -184,7 +184,7 @@ class Fused(nn.Module):
                 return coming
 
             norm = take(_is_norm)
-            if take(lambda layer: _is(layer, nn.ReLU)) and conv.in_channels > ops.CONV_FEW:
+            if take(lambda layer: is_exactly(layer, nn.ReLU)) and conv.in_channels > ops.CONV_FEW:
                 take(_is_pool)
             made[name] = FusedConv(layers, conv, norm)  # type: ignore[arg-type]
         return made
@@ -232,7 +232,7 @@ def _plain(module: nn.Module) -> bool:
     )
 
 
-def _is(module: nn.Module | None, kind: type[nn.Module]) -> bool:
+def is_exactly(module: nn.Module | None, kind: type[nn.Module]) -> bool:
     """Exactly of this type, so that its forward is torch's."""
     return type(module) is kind and _plain(module)
 
@@ -248,7 +248,7 @@ def _padding(conv: nn.Conv2d) -> int:
 
 def _fits(conv: nn.Module) -> bool:
     return (
-        _is(conv, nn.Conv2d)
+        is_exactly(conv, nn.Conv2d)
         and isinstance(conv, nn.Conv2d)
         and (conv.stride, conv.dilation, conv.groups) == ((1, 1), (1, 1), 1)
         and 0 <= _padding(conv) <= 2
@@ -260,11 +260,11 @@ def _fits(conv: nn.Module) -> bool:
 
 
 def _is_norm(norm: nn.Module | None) -> bool:
-    return _is(norm, nn.BatchNorm2d) and norm.running_mean is not None  # type: ignore[union-attr]
+    return is_exactly(norm, nn.BatchNorm2d) and norm.running_mean is not None  # type: ignore[union-attr]
 
 
 def _is_pool(pool: nn.Module | None) -> bool:
-    if not _is(pool, nn.MaxPool2d):
+    if not is_exactly(pool, nn.MaxPool2d):
         return False
     assert isinstance(pool, nn.MaxPool2d)
     sizes = [

@@ -16,7 +16,7 @@ from .running import Model, attributes_of, tensors
 
 WARM = 3  # passes of a size before it is recorded: libraries choose their kernels in the first ones
 CHECKED = 2  # replays of a size that are compared with the model itself
-SIZES = 8  # recorded at a time; each holds the memory of a pass
+SIZES = 16  # recorded at a time
 WORTH_SECONDS = 0.005  # passes that take longer are not bound by launches
 
 
@@ -25,11 +25,14 @@ def recordable(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def capture(call: Model, points: Tensor) -> Callable[[], Tensor]:
-    """What ``call`` launches on ``points``, as a function that launches it again on what stands there by then."""
+def capture(call: Model, points: Tensor, pool: Any = None) -> Callable[[], Tensor]:
+    """What ``call`` launches on ``points``, as a function that launches it again on what stands there by then.
+
+    ``pool``: memory that is shared with other recordings, none of which runs at the same time.
+    """
     graph = torch.cuda.CUDAGraph()
     # thread_local: other threads of the process may allocate meanwhile.
-    recording = torch.cuda.graph(graph, capture_error_mode="thread_local")
+    recording = torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local")
     with torch.cuda.device(points.device), recording:
         out = call(points)
 
@@ -74,6 +77,7 @@ class Replays:
         self._seen: dict[Any, int] = {}
         self._recorded: dict[Any, Callable[[], Tensor]] = {}
         self._fingerprint: list[Any] = []
+        self._pool: Any = None  # the memory of a pass, for all sizes
 
     def refresh(self) -> None:
         """Drop what was recorded if the model has changed: before each vote."""
@@ -102,7 +106,9 @@ class Replays:
     def _compare(self, size: Any, points: Tensor, logits: Tensor) -> None:
         try:
             if size not in self._recorded:
-                self._recorded[size] = capture(self._call, points)
+                if self._pool is None and points.is_cuda:
+                    self._pool = torch.cuda.graph_pool_handle()
+                self._recorded[size] = capture(self._call, points, self._pool)
             again = self._recorded[size]()
             same = again.shape == logits.shape and torch.equal(again.argmax(1), logits.argmax(1))
         except Exception as error:  # a model may do anything that cannot be recorded

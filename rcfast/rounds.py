@@ -84,7 +84,7 @@ def count(
             active = active[state == ops.GOES_ON]
         first, checkpoints = ends[-1], checkpoints[len(ends) :]
     label = counts.argmax(1)
-    return counts.to(device), label.to(device), samples.to(device), decided.to(device)
+    return sent(counts, device), sent(label, device), sent(samples, device), sent(decided, device)
 
 
 def tally(runner: Runner, examples: Examples, first: int, last: int, sharing: Sharing = ALONE) -> Tensor:
@@ -109,6 +109,11 @@ def together(checkpoints: list[int], first: int, active: int, free_rows: int) ->
 def fetch(votes: Tensor) -> Tensor:
     """``votes`` in host memory: where a round waits for the device."""
     return votes.cpu()
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """``tensor`` of the host on a device, for which the host does not wait."""
+    return tensor.to(device, non_blocking=True)
 
 
 class Drawing:

@@ -7,6 +7,7 @@ batches and threads cannot change it.
 
 import math
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, get_args
 
 import torch
@@ -134,6 +135,10 @@ class StoppingRule:
 
     def checkpoints(self) -> list[int]:
         """Increasing numbers of samples at which examples may stop; the last is m."""
+        return list(self._checkpoints())
+
+    @cache  # noqa: B019  (a rule is a few numbers, and there are few rules)
+    def _checkpoints(self) -> list[int]:
         if self.stop is None:
             return [self.m]
         half = self.m // 2 + 1

@@ -148,4 +148,5 @@ def count(
         active, first, checkpoints = who.numpy(), ends[-1], checkpoints[len(ends) :]
     label = totals.argmax(1)
     sums = totals.to(torch.float64) / UNITS
-    return sums.to(device), label.to(device), samples.to(device), decided.to(device)
+    sent = rounds.sent
+    return sent(sums, device), sent(label, device), sent(samples, device), sent(decided, device)

@@ -10,9 +10,12 @@ from torch import Tensor, nn
 
 from rcfast import engine, ops
 from rcfast.classifier import RegionClassifier
-from rcfast.engine import Chunk
+from rcfast.engine import Chunk, Engine, step_of
 from rcfast.fused import FusedConv
 from rcfast.hardware import full_float32
+from rcfast.joined import ConvReLU, join_
+from rcfast.models import mnist_cnn
+from rcfast.running import tensors
 
 BF16 = torch.bfloat16
 
@@ -382,6 +385,45 @@ def test_state_repr_and_to() -> None:
     assert rc.vote(images()).counts.shape == (12, 10)
     assert rc.train().training
     assert not rc.eval().model.training
+
+
+@pytest.mark.parametrize("chunk", [1, 10, 32, 64, 250, 256, 1000, 16384])
+def test_passes_of_a_gpu_are_of_few_sizes(chunk: int) -> None:
+    sizes = {used: step_of(used, chunk) for used in range(1, chunk + 1)}
+    assert all(used <= size <= chunk for used, size in sizes.items())
+    assert len(set(sizes.values())) <= 16
+    assert all(size < 2 * max(engine.FIRST_ROWS, used) for used, size in sizes.items())
+    assert all(size <= used + chunk / 8 + engine.FIRST_ROWS for used, size in sizes.items())
+    assert step_of(chunk + 1, chunk) == chunk + 1
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_convolutions_take_their_relu_along() -> None:
+    """The copy that votes says what the model says, whether or not it was the faster way; weights stay in step."""
+    model = mnist_cnn().cuda().eval()
+    x = torch.rand(64, 1, 28, 28, device="cuda")
+    for dtype in (torch.float16, BF16):
+        twin = Engine(model, dtype, None)._convert(dtype, True, joined=True)
+        assert sum(isinstance(part, ConvReLU) for part in twin.modules()) == 4
+        assert [t.shape for t in tensors(twin)] == [t.shape for t in tensors(model)]
+        with torch.no_grad():
+            points = x.to(dtype).contiguous(memory_format=torch.channels_last)
+            torch.testing.assert_close(twin(points).float(), model(x), rtol=0.05, atol=0.05)
+
+
+def test_joined_layers_are_those_that_torch_runs_one_after_the_other() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Conv2d(2, 2, 3, padding="same"), nn.ReLU(), nn.Conv2d(2, 2, 3), nn.Tanh(),
+        nn.Conv2d(2, 2, 3), nn.ReLU(),
+    )  # fmt: skip
+    model[-1].register_forward_hook(lambda *_: None)
+    names = list(model.state_dict())
+    assert join_(model)
+    assert [type(part).__name__ for part in model] == [
+        "ConvReLU", "Identity", "Conv2d", "ReLU", "Conv2d", "Tanh", "Conv2d", "ReLU"
+    ]  # fmt: skip
+    assert [name.replace("conv.", "") for name in model.state_dict()] == names
+    assert not join_(nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU()))
 
 
 @pytest.mark.gpu

@@ -236,7 +236,9 @@ class Recorder:
         self.recorded: list[int] = []
         self.replayed: list[int] = []
 
-    def __call__(self, call: Callable[[Tensor], Tensor], points: Tensor) -> Callable[[], Tensor]:
+    def __call__(
+        self, call: Callable[[Tensor], Tensor], points: Tensor, pool: Any = None
+    ) -> Callable[[], Tensor]:
         out = call(points).clone()
         self.recorded.append(len(points))
 
@@ -311,12 +313,14 @@ def test_a_model_that_does_not_allow_it_is_run_itself(
     model: Any = Network()
     if trouble == "waits":
 
-        def refuse(call: Any, points: Tensor) -> Any:
+        def refuse(call: Any, points: Tensor, pool: Any) -> Any:
             raise RuntimeError("operation not permitted when stream is capturing")
 
         monkeypatch.setattr(graphs, "capture", refuse)
     elif trouble == "differs":
-        monkeypatch.setattr(graphs, "capture", lambda call, points: lambda: torch.zeros(len(points), 10))
+        monkeypatch.setattr(
+            graphs, "capture", lambda call, points, pool: lambda: torch.zeros(len(points), 10)
+        )
     elif trouble == "callable":
         model = close_call
     else:
@@ -362,23 +366,23 @@ def test_votes_with_cuda_graphs_are_those_without(dtype: torch.dtype | None) -> 
 def test_a_round_on_the_gpu_waits_only_for_its_votes(monkeypatch: pytest.MonkeyPatch) -> None:
     rc, x = RegionClassifier(Network().cuda(), 0.5, chunk=2000), images(40).cuda()
     rc.vote(x)
-    fetch = rounds.fetch
+    fetch, count = rounds.fetch, rounds.count
+    fetched = []
 
     def allowed(votes: Tensor) -> Tensor:
         torch.cuda.set_sync_debug_mode("default")
-        found = fetch(votes)
+        fetched.append(fetch(votes))
         torch.cuda.set_sync_debug_mode("error")
-        return found
+        return fetched[-1]
 
-    monkeypatch.setattr(rounds, "fetch", allowed)
-    examples_take = rounds.Drawing.votes
-
-    def strict(self: Any, *arguments: Any) -> Tensor:
+    def strict(*arguments: Any) -> Any:
         torch.cuda.set_sync_debug_mode("error")
         try:
-            return examples_take(self, *arguments)
+            return count(*arguments)
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(rounds.Drawing, "votes", strict)
+    monkeypatch.setattr(rounds, "fetch", allowed)
+    monkeypatch.setattr(rounds, "count", strict)
     rc.vote(x)
+    assert fetched

@@ -42,6 +42,19 @@ def test_cuda_equals_cpu(labels, dtype):
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_logits_may_start_anywhere(device, dtype):
+    """Wide reads need rows of a multiple of 16 bytes from an address of one."""
+    flat = torch.randn(5 + 2 * 30 * 128, generator=torch.Generator().manual_seed(0)).to(dtype)
+    for start in (0, 1, 4, 5):
+        logits = flat.to(device)[start : start + 2 * 30 * 128].view(2, 30, 128)
+        assert logits.data_ptr() % 16 == start * logits.element_size() % 16
+        assert torch.equal(
+            votes(logits, device), reference.vote(torch.zeros(2, 128, dtype=torch.int32), logits.cpu())
+        )
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("labels", [2, 10, 17, 100])
 @pytest.mark.parametrize("ends", [[37], [1, 37], [0, 5, 5, 36, 37, 37]])
 def test_segments_are_votes_on_parts_of_the_samples(device, labels, ends):

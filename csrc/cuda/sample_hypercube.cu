@@ -1,4 +1,4 @@
-// Three kernels of one walk: a thread draws its elements of one example for several samples, so that their
+// Kernels of one walk: a thread draws its elements of one example for several samples, so that their
 // lines stay in registers, and the threads of a warp write consecutive memory, across the ends of rows too.
 // What the loop over samples costs in machine code is counted by bench/sass.py.
 #include "../core/dtype.h"
@@ -69,10 +69,10 @@ RCFAST_HD void octet(const core::Line* line, const core::Words& k, float* v, int
         v[i * step] = Region::raised_point(line[i], core::raised_lane(k, i, exponent));
 }
 
-// Contiguous, n a multiple of eight: 16-byte stores.
+// Contiguous, n a multiple of eight, types of two bytes: one store of 16 bytes.
 template <class Region, class T>
 static __global__ void __launch_bounds__(kThreads) contiguous_kernel(Sampling s) {
-    constexpr int kStores = core::kLanes * sizeof(T) / sizeof(Store);
+    static_assert(core::kLanes * sizeof(T) == sizeof(Store), "eight values make a store");
     const SampleHypercube& a = s.a;
     const Walk walk(a, a.n / core::kLanes);
     const core::RoundKeys keys = keys_of(a, s.keys);
@@ -84,30 +84,30 @@ static __global__ void __launch_bounds__(kThreads) contiguous_kernel(Sampling s)
 #pragma unroll
         for (int i = 0; i < core::kLanes; ++i)
             line[i] = Region::line(a.x[example * a.n + walk.block * core::kLanes + i], r);
-        Store* to = static_cast<Store*>(a.out) +
-                    ((example * a.samples + walk.first) * walk.blocks + walk.block) * kStores;
+        Store* to =
+            static_cast<Store*>(a.out) + (example * a.samples + walk.first) * walk.blocks + walk.block;
         uint32_t sample = walk.first_sample + static_cast<uint32_t>(walk.first);
 #pragma unroll 1
         for (int turn = turns; turn > 0; --turn) {
             const core::Words k = core::variates(keys, id, sample, static_cast<uint32_t>(walk.block));
             float v[core::kLanes];
             octet<Region>(line, k, v, 1, s.exponent);
-#pragma unroll
-            for (int i = 0; i < kStores; ++i) to[i] = packed<T>(v, i);
-            to += walk.stride * walk.blocks * kStores;
+            *to = packed<T>(v, 0);
+            to += walk.stride * walk.blocks;
             sample += static_cast<uint32_t>(walk.stride);
         }
     }
 }
 
-// channels_last, three channels of a multiple of eight pixels: a thread draws eight pixels of each, and the
-// threads of a warp exchange their stores, so that each of them writes 16 bytes next to its neighbour's.
-template <class Region, class T>
-static __global__ void __launch_bounds__(kThreads) colours_kernel(Sampling s) {
-    constexpr int kStores = kColours * core::kLanes * sizeof(T) / sizeof(Store);
+// kChannels = 3: channels_last with a multiple of eight pixels, of whose channels a thread draws the same
+// eight; 1: as contiguous_kernel. A thread's stores are several, and the threads of a warp exchange them, so
+// that each writes 16 bytes next to its neighbour's: half-written sectors of 32 bytes cost twice the time.
+template <class Region, class T, int kChannels>
+static __global__ void __launch_bounds__(kThreads) exchange_kernel(Sampling s) {
+    constexpr int kStores = kChannels * core::kLanes * sizeof(T) / sizeof(Store);
     __shared__ Store exchange[kThreads * kStores];
     const SampleHypercube& a = s.a;
-    const int64_t pixels = a.n / kColours;
+    const int64_t pixels = a.n / kChannels;
     const Walk walk(a, pixels / core::kLanes);
     const core::RoundKeys keys = keys_of(a, s.keys);
     const int lane = threadIdx.x % kWarp;
@@ -117,9 +117,9 @@ static __global__ void __launch_bounds__(kThreads) colours_kernel(Sampling s) {
     for (int64_t example = blockIdx.y; example < a.batch; example += gridDim.y) {
         const uint64_t id = static_cast<uint64_t>(a.example_ids[example]);
         const float r = radius(a, example);
-        core::Line line[kColours][core::kLanes];
+        core::Line line[kChannels][core::kLanes];
 #pragma unroll
-        for (int c = 0; c < kColours; ++c)
+        for (int c = 0; c < kChannels; ++c)
 #pragma unroll
             for (int i = 0; i < core::kLanes; ++i)
                 line[c][i] = Region::line(a.x[example * a.n + c * pixels + walk.block * core::kLanes + i], r);
@@ -132,13 +132,13 @@ static __global__ void __launch_bounds__(kThreads) colours_kernel(Sampling s) {
         const int most = static_cast<int>(beside < kWarp * kStores ? beside : kWarp * kStores);
 #pragma unroll 1
         for (; left > 0 && most > 0; left -= walk.stride * walk.blocks * kStores) {
-            float v[kColours * core::kLanes];
+            float v[kChannels * core::kLanes];
 #pragma unroll
-            for (int c = 0; c < kColours; ++c)
+            for (int c = 0; c < kChannels; ++c)
                 octet<Region>(
                     line[c],
                     core::variates(keys, id, sample, static_cast<uint32_t>(c * walk.blocks + walk.block)),
-                    v + c, kColours, s.exponent);
+                    v + c, kChannels, s.exponent);
 #pragma unroll
             for (int i = 0; i < kStores; ++i) mine[lane * kStores + i] = packed<T>(v, i);
             __syncwarp();
@@ -193,6 +193,14 @@ static __global__ void __launch_bounds__(kThreads) any_kernel(Sampling s) {
 }
 
 template <class Region, class T>
+constexpr auto row_kernel() {
+    if constexpr (sizeof(T) == sizeof(float))
+        return exchange_kernel<Region, T, 1>;
+    else
+        return contiguous_kernel<Region, T>;
+}
+
+template <class Region, class T>
 void launch(const Sampling& s, cudaStream_t stream) {
     const SampleHypercube& a = s.a;
     const bool aligned = reinterpret_cast<uintptr_t>(a.out) % sizeof(Store) == 0;
@@ -201,8 +209,8 @@ void launch(const Sampling& s, cudaStream_t stream) {
     const int64_t blocks = ((colours ? a.n / kColours : a.n) + core::kLanes - 1) / core::kLanes;
     const dim3 grid(static_cast<unsigned>((blocks * side_by_side(a) + kThreads - 1) / kThreads),
                     static_cast<unsigned>(a.batch < kMaxGridY ? a.batch : kMaxGridY));
-    const auto kernel = colours      ? colours_kernel<Region, T>
-                        : contiguous ? contiguous_kernel<Region, T>
+    const auto kernel = colours      ? exchange_kernel<Region, T, kColours>
+                        : contiguous ? row_kernel<Region, T>()
                                      : any_kernel<Region, T>;
     launch_kernel("sample_hypercube", kernel, grid, kThreads, stream, s);
 }

@@ -37,16 +37,29 @@ static __global__ void __launch_bounds__(kThreads) vote_few_kernel(Vote a) {
     }
 }
 
-template <class T>
+// Logits that are read at once: 16 bytes where rows and their start allow it.
+template <class T, int kRead>
+struct alignas(sizeof(T) * kRead) Read {
+    T logit[kRead];
+};
+
+template <class T, int kRead>
 static __global__ void __launch_bounds__(kThreads) vote_many_kernel(Vote a) {
-    const T* logits = static_cast<const T*>(a.logits);
+    const auto* logits = static_cast<const Read<T, kRead>*>(a.logits);
     const int lane = threadIdx.x % kWarp;
+    const int64_t reads = a.labels / kRead;
     const int64_t rows = a.batch * a.samples, warps = static_cast<int64_t>(gridDim.x) * (kThreads / kWarp);
     for (int64_t row = (static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) / kWarp; row < rows;
          row += warps) {
         core::Leader leader = core::nobody();
-        for (int64_t i = lane; i < a.labels; i += kWarp)
-            leader = core::consider(leader, core::widen(logits[row * a.labels + i]), static_cast<int32_t>(i));
+#pragma unroll 4
+        for (int64_t i = lane; i < reads; i += kWarp) {
+            const Read<T, kRead> read = logits[row * reads + i];
+#pragma unroll
+            for (int k = 0; k < kRead; ++k)
+                leader =
+                    core::consider(leader, core::widen(read.logit[k]), static_cast<int32_t>(i * kRead + k));
+        }
         for (int step = kWarp / 2; step > 0; step /= 2) {
             const core::Leader other{__shfl_down_sync(0xFFFFFFFFu, leader.value, step),
                                      __shfl_down_sync(0xFFFFFFFFu, leader.label, step),
@@ -73,7 +86,10 @@ void launch(const Vote& a, cudaStream_t stream) {
     } else {
         const int64_t blocks = (a.batch * a.samples + kThreads / kWarp - 1) / (kThreads / kWarp);
         const dim3 grid(static_cast<unsigned>(blocks < 65536 ? blocks : 65536));
-        launch_kernel("vote", vote_many_kernel<T>, grid, kThreads, stream, a);
+        constexpr int kRead = 16 / sizeof(T);
+        const bool wide = a.labels % kRead == 0 && reinterpret_cast<uintptr_t>(a.logits) % 16 == 0;
+        const auto kernel = wide ? vote_many_kernel<T, kRead> : vote_many_kernel<T, 1>;
+        launch_kernel("vote", kernel, grid, kThreads, stream, a);
     }
 }
 

@@ -1,6 +1,7 @@
 """Who an example is: a hash of its content."""
 
 import hashlib
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -34,14 +35,20 @@ def content_ids(x: Tensor) -> Tensor:
     batch, n = x.shape[0], x[0].numel() if x.shape[0] else 0
     ids = torch.empty(batch, dtype=torch.int64, device=x.device)
     step = max(1, _BLOCK // max(n, 1))
-    position = torch.arange(1, n + 1, device=x.device).mul_(_signed(0x9E3779B97F4A7C15))
-    position = _splitmix(position)
+    position = _positions(n, x.device)
     for start in range(0, batch, step):
         content = x[start : start + step].reshape(-1, n).to(torch.float32) + 0.0
         words = content.contiguous().view(torch.int32).to(torch.int64).add_(position)
         words = _mix(words.mul_(_signed(0xD6E8FEB86659FD93)), 32, 0xD6E8FEB86659FD93)
         ids[start : start + step] = words.sum(1)
     return _splitmix(ids.add_(n))
+
+
+@lru_cache(maxsize=4)
+def _positions(n: int, device: torch.device) -> Tensor:
+    """A word for each of n coordinates [n]."""
+    with torch.inference_mode(False):
+        return _splitmix(torch.arange(1, n + 1, device=device).mul_(_signed(0x9E3779B97F4A7C15)))
 
 
 def keyed_ids(x: Tensor, key: bytes) -> Tensor:

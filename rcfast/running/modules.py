@@ -6,7 +6,7 @@ import functools
 import inspect
 import threading
 import types
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -89,12 +89,15 @@ def attributes_of(model: Any, *, inside: bool = True) -> list[Any]:
     they hold, and tensors by their version, too.
     """
     model = unwrapped(model)
-    apart = ("training", "_parameters", "_buffers", "_modules")
-    found = model.modules() if isinstance(model, nn.Module) else ()
-    return [
-        (type(module), [(name, _value(v, inside)) for name, v in vars(module).items() if name not in apart])
-        for module in found
-    ]
+    apart = {"training", "_parameters", "_buffers", "_modules"}
+    found: list[Any] = []
+    for module in model.modules() if isinstance(model, nn.Module) else ():
+        found.append(type(module))
+        for name, thing in vars(module).items():
+            if name not in apart:
+                found.append(name)
+                found.append(_value(thing, inside))
+    return found
 
 
 class _Identity:
@@ -110,11 +113,18 @@ class _Identity:
 
 
 _SIMPLE = (bool, int, float, str, bytes, type(None), torch.dtype, torch.device)
+_EXACTLY = frozenset(_SIMPLE)  # asked first: isinstance takes long, and this is done for every vote
+_HOLDERS = frozenset((dict, OrderedDict, list, tuple, set))  # most of what a module holds, and mostly empty
 
 
 def _value(thing: Any, inside: bool, depth: int = 0) -> Any:
+    kind = type(thing)
+    if kind in _EXACTLY:
+        return kind, thing
+    if kind in _HOLDERS and not thing:
+        return kind
     if isinstance(thing, _SIMPLE):
-        return type(thing), thing
+        return kind, thing
     if isinstance(thing, Tensor):
         return thing.data_ptr(), thing.shape, thing._version if inside and not thing.is_inference() else 0
     if inside and isinstance(thing, list | tuple | set | Mapping) and depth < DEPTH:
@@ -126,7 +136,12 @@ def _value(thing: Any, inside: bool, depth: int = 0) -> Any:
 def tensors(model: Any) -> list[Tensor]:
     """Parameters and buffers of a module; nothing for a plain callable, whose business they are."""
     model = unwrapped(model)
-    return [*model.parameters(), *model.buffers()] if isinstance(model, nn.Module) else []
+    if not isinstance(model, nn.Module):
+        return []
+    parts = list(model.modules())  # parameters() and buffers() would each walk through them, and name each
+    found: list[Tensor | None] = [t for part in parts for t in part._parameters.values()]
+    found += [t for part in parts for t in part._buffers.values()]
+    return [t for t in dict.fromkeys(found) if t is not None]
 
 
 def device_of(model: Any) -> torch.device | None:
