@@ -31,8 +31,8 @@ from .running import (
 )
 
 FIRST_ROWS = 32  # the smallest chunk tried
-# A GPU waits for its host below some hundreds of rows, whatever it is asked to do: ways of running a model are told apart
-# at more, of so many bytes at most.
+# A GPU waits for its host below some hundreds of rows, whatever it is asked to do: ways of running a model are told
+# apart at more, of so many bytes at most.
 WAYS_ROWS, WAYS_BYTES = 1024, 8 << 20
 STEPS = 8  # sizes of passes between half a chunk and a chunk are eighths of it
 MAX_ROWS = 1 << 16
@@ -47,7 +47,6 @@ SLOW_SECONDS = 0.1  # a pass of this length is timed once
 # Ways of running differ in the last bits of the logits, so that votes near a boundary could differ with them.
 # The preferred way therefore stands unless another is far faster: noise on a busy machine must not decide.
 PREFERENCE = 1.5
-PREFERENCE_JOINED = 1.05  # of the one way that is there for its speed alone
 
 
 def timed(call: Model, points: Tensor) -> tuple[float, Tensor]:
@@ -227,7 +226,6 @@ class _Way:
     channels_last: bool
     copied: bool = False
     autocast: bool = False
-    joined: bool = False  # :mod:`rcfast.joined`
 
     def bind(self, function: Model) -> Model:
         """``function`` such that it takes points of ``dtype``."""
@@ -342,7 +340,7 @@ class Engine:
         if kind not in self._copies:
             self._attributes = attributes_of(self.model)
             self._copies[kind] = self._convert(*kind)
-        return _Way(self._copies[kind], dtype, dtype, channels_last, copied=True, joined=joined)
+        return _Way(self._copies[kind], dtype, dtype, channels_last, copied=True)
 
     def _choose(self, shape: torch.Size, device: torch.device) -> Runner:
         rows = FIRST_ROWS
@@ -375,11 +373,7 @@ class Engine:
             for trial in trials.values() if len(trials) > 1 else ():
                 trial.repeat()
         fastest = min(trial.seconds for trial in trials.values())
-        best = next(
-            index
-            for index, trial in trials.items()
-            if trial.seconds <= (PREFERENCE_JOINED if trial.way.joined else PREFERENCE) * fastest
-        )
+        best = next(index for index, trial in trials.items() if trial.seconds <= PREFERENCE * fastest)
         return makers[self._decide(best)]()
 
     def _in_use(self, twin: nn.Module) -> bool:
