@@ -46,6 +46,7 @@ from common import (
 from torch import Tensor, nn
 
 from rcfast.attacks import CWL0, CWL2, JSMA, Attack, AttackResult, CWLinf, DeepFool
+from rcfast.hardware import full_float32
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "tests"))
@@ -244,7 +245,7 @@ def measure(row: Row, task: Task, examples: list[int]) -> dict[str, Any]:
     if isinstance(found, AttackResult):
         asked, found = [int(found.queries.sum())], found.adversarial
     adversarial = found.detach().to(task.x).clamp(0, 1)
-    with torch.no_grad():
+    with torch.no_grad(), full_float32():
         said = torch.cat([task.model(part).argmax(1) for part in adversarial.split(CHUNK)])
     success = (said != task.label) if row.group == "deepfool" else (said == task.target)
     delta = (adversarial - task.x).flatten(1)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any, Literal
 
 import torch
@@ -29,22 +30,37 @@ _UNITS: dict[str, tuple[str, set[str]]] = {
 }
 
 
+_full: list[list[tuple[Any, str, bool | str]]] = []  # one entry for each that is inside full_float32
+_full_lock = Lock()
+
+
 @contextmanager
 def full_float32() -> Iterator[None]:
     """float32 convolutions and products on CUDA with all 24 bits inside, whatever torch is set to.
 
     torch runs float32 convolutions on CUDA in TF32 by default: 10 bits of the mantissas of inputs and weights, sums
-    in float32. Labels of points near a boundary differ by it (docs/voting.md says how many). Not for several threads
-    with different wishes: the setting is torch's own, for the process.
+    in float32, and which sums depends on the size of the batch. Labels of points near a boundary differ by it
+    (docs/voting.md says how many), and adversarial examples lie there: attacks run inside this. The setting is torch's
+    own, for the process; where several threads are inside, the last one that leaves puts it back.
     """
-    before = float32_settings()
-    for where, name, value in before:
-        setattr(where, name, False if isinstance(value, bool) else "ieee")
+    with _full_lock:
+        before = float32_settings()
+        _full.append(before)
+        for where, name, value in before:
+            setattr(where, name, False if isinstance(value, bool) else "ieee")
     try:
         yield
     finally:
-        for where, name, value in before:
-            setattr(where, name, value)
+        with _full_lock:
+            at = next(i for i, each in enumerate(_full) if each is before)
+            if at + 1 < len(
+                _full
+            ):  # somebody who came later still needs it: what was here before is for them to put back
+                _full[at + 1][:] = before
+            else:
+                for where, name, value in before:
+                    setattr(where, name, value)
+            del _full[at]
 
 
 def float32_settings() -> list[tuple[Any, str, bool | str]]:

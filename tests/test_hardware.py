@@ -213,6 +213,23 @@ def test_full_float32_leaves_the_settings_as_they_were(before: bool) -> None:
         convolutions.allow_tf32, products.allow_tf32 = settings
 
 
+@pytest.mark.parametrize("first_leaves", [0, 1])
+def test_full_float32_holds_until_the_last_thread_has_left(first_leaves: int) -> None:
+    convolutions = torch.backends.cudnn
+    before = convolutions.allow_tf32
+    try:
+        convolutions.allow_tf32 = True
+        inside = [hardware.full_float32(), hardware.full_float32()]
+        for each in inside:
+            each.__enter__()
+        inside.pop(first_leaves).__exit__(None, None, None)
+        assert not convolutions.allow_tf32
+        inside.pop().__exit__(None, None, None)
+        assert convolutions.allow_tf32
+    finally:
+        convolutions.allow_tf32 = before
+
+
 @pytest.mark.skipif(not hasattr(torch.backends.cuda.matmul, "fp32_precision"), reason="an older torch")
 def test_full_float32_where_torchs_newer_interface_was_used() -> None:
     """Reading the older one, allow_tf32, is an error from then on."""

@@ -26,7 +26,7 @@ from rcfast.attacks.margins import margin, per_row, resolution
 from rcfast.attacks.memory import HELD, rows_that_fit
 from rcfast.attacks.result import AttackResult, Noise
 from rcfast.classifier import RegionClassifier
-from rcfast.hardware import automatic_dtype
+from rcfast.hardware import automatic_dtype, full_float32
 from rcfast.running import Model, evaluating, plain
 
 PASSES = 10  # in which a model that answers differently each time is asked what it says of a result
@@ -76,6 +76,9 @@ class Attack(ABC):
         labels. progress: show a bar, a string names it. batch: examples attacked at once; None takes what the
         free memory allows. true_labels [N] int64: optional, only to refuse targets that equal them.
 
+        On CUDA, float32 means all of its bits, for the process as long as the attack runs
+        (:func:`rcfast.hardware.full_float32`): the best examples lie within TF32's rounding of the boundary.
+
         An example on which the model already says what the attack wants is a success with noise 0. A model that
         answers the same input differently each time is found out and warned of; a success of it is what it calls one in
         most of ten passes.
@@ -89,7 +92,7 @@ class Attack(ABC):
         if true_labels is not None and self.targeted:
             check_targets(labels, true_labels)
         x, model = _leave_inference_mode(x), runnable(model)
-        with evaluating(model):
+        with evaluating(model), full_float32():
             return self._attack(
                 model, x.clamp(0, 1), _leave_inference_mode(labels), progress=progress, batch=batch
             )
