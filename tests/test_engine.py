@@ -8,9 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rcfast import engine, ops
+from rcfast import ops
+from rcfast.chunk import FIRST_ROWS, Chunk, step_of
 from rcfast.classifier import RegionClassifier
-from rcfast.engine import Chunk, Engine, step_of
+from rcfast.engine import Engine
 from rcfast.fused import FusedConv
 from rcfast.hardware import full_float32
 from rcfast.joined import ConvReLU, join_
@@ -306,7 +307,7 @@ def test_the_chunk_is_where_the_hardware_is_fullest(best: int, monkeypatch: pyte
         )  # rows per microsecond, falling beyond the best
         return rows / speed * 1e-6, points
 
-    monkeypatch.setattr(engine, "timed", hardware)
+    monkeypatch.setattr("rcfast.chunk.timed", hardware)
     chunk = Chunk(None, 4, torch.device("cpu"))
     passes = 0
     while not chunk.settled:
@@ -392,8 +393,8 @@ def test_passes_of_a_gpu_are_of_few_sizes(chunk: int) -> None:
     sizes = {used: step_of(used, chunk) for used in range(1, chunk + 1)}
     assert all(used <= size <= chunk for used, size in sizes.items())
     assert len(set(sizes.values())) <= 16
-    assert all(size < 2 * max(engine.FIRST_ROWS, used) for used, size in sizes.items())
-    assert all(size <= used + chunk / 8 + engine.FIRST_ROWS for used, size in sizes.items())
+    assert all(size < 2 * max(FIRST_ROWS, used) for used, size in sizes.items())
+    assert all(size <= used + chunk / 8 + FIRST_ROWS for used, size in sizes.items())
     assert step_of(chunk + 1, chunk) == chunk + 1
 
 

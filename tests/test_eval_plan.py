@@ -1,12 +1,15 @@
 """Plans: which units of work the wanted outputs need; nothing else is run."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from rcfast.eval import cli, outputs
 from rcfast.eval.evaluation import plan, prepare
-from rcfast.eval.run.attack import Case, NetworkAttack
+from rcfast.eval.run.attack import Case, NetworkAttack, batch_of
 from rcfast.eval.run.config import ConfigError
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.labels import AdversarialLabels, BenignLabels
@@ -84,3 +87,12 @@ def test_only_is_checked() -> None:
     for text in ("table9", "", "figure3"):
         with pytest.raises(ConfigError, match="--only"):
             cli.parse_only(text)
+
+
+@pytest.mark.parametrize(
+    ("device", "side", "rows"), [("cpu", 28, 256), ("cuda", 28, 1024), ("cuda", 224, 27), ("cpu", 224, 27)]
+)
+def test_a_gpu_attacks_more_rows_at_once(device: str, side: int, rows: int) -> None:
+    shape = (1 if side == 28 else 3, side, side)
+    ctx: Any = SimpleNamespace(device=torch.device(device), dataset=SimpleNamespace(shape=shape))
+    assert batch_of(ctx) == rows

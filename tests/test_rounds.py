@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from rcfast import engine, graphs, ops, rounds
+from rcfast.chunk import Chunk
 from rcfast.classifier import RegionClassifier, Votes
 from rcfast.hardware import full_float32
 from rcfast.stopping import StoppingRule
@@ -179,12 +180,12 @@ def test_free_rows_are_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     def hardware(call: Any, points: Tensor) -> tuple[float, Tensor]:
         return 1e-4 * max(1.0, len(points) / 256), points
 
-    monkeypatch.setattr(engine, "timed", hardware)
-    chunk = engine.Chunk(None, 4, torch.device("cpu"))
+    monkeypatch.setattr("rcfast.chunk.timed", hardware)
+    chunk = Chunk(None, 4, torch.device("cpu"))
     while not chunk.settled:
         chunk.run(lambda points: points, torch.zeros(chunk.rows, 1))
     assert chunk.free == 256
-    assert engine.Chunk(64, 4, torch.device("cpu")).free == 0  # who gives the chunk gives the passes
+    assert Chunk(64, 4, torch.device("cpu")).free == 0  # who gives the chunk gives the passes
     while chunk.rows > 128:
         assert chunk.shrink()
     assert chunk.free == 128

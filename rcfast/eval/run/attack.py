@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from rcfast.eval.run.pace import Pace
 
 TRACE = "trace_"  # before the names of the arrays of a Trace
-BATCH = 256  # rows attacked at once, fewer of large images; fixed, for it decides how a network rounds
+# Rows attacked at once, fewer of large images; fixed, for it decides how a network rounds. A GPU waits for its host at
+# 256: a step of CW-L2 took an H100 2 ms at 90 rows of MNIST, of which the network's passes are 0.2 ms.
+BATCH = {"cpu": 256, "cuda": 1024}
 
 
 NORM = {
@@ -163,7 +165,7 @@ class NetworkAttack(Adversarial):
 
 def batch_of(ctx: Context) -> int:
     """Return how many rows an attack takes at once, fewer of large images."""
-    return rows_at_once(math.prod(ctx.dataset.shape), BATCH)
+    return rows_at_once(math.prod(ctx.dataset.shape), BATCH[ctx.device.type])
 
 
 def parts(ctx: Context, case: Case, scope: Scope) -> Iterator[NetworkAttack]:
