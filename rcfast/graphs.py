@@ -89,6 +89,7 @@ class Replays:
         """Drop what was recorded, as before the buffer of points moves."""
         self._seen.clear()
         self._recorded.clear()
+        self._pool = None  # one whose recordings are all gone must not be used again
 
     def __call__(self, points: Tensor) -> Tensor:
         """Logits of ``points``, which stand where they always do. Overwritten by the next replay of this size."""

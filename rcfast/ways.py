@@ -60,6 +60,9 @@ def fastest(makers: list[Callable[[], Way]], points: Tensor, decide: Callable[[i
             trials[index] = Trial(make(), points)
         except Exception as failure:  # such as .view on channels_last, or a module that cannot be copied
             error = failure
+    if isinstance(error, torch.OutOfMemoryError) and len(points) > FIRST_ROWS:
+        trials.clear()
+        return fastest(makers, points[:FIRST_ROWS], decide)
     trials = {index: trial for index, trial in trials.items() if trial.agrees(list(trials.values()))}
     if not trials:
         assert error is not None

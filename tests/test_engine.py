@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+from functools import partial
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from rcfast.hardware import full_float32
 from rcfast.joined import ConvReLU, join_
 from rcfast.models import mnist_cnn
 from rcfast.running import tensors
+from rcfast.ways import Way, fastest
 
 BF16 = torch.bfloat16
 
@@ -396,6 +398,21 @@ def test_passes_of_a_gpu_are_of_few_sizes(chunk: int) -> None:
     assert all(size < 2 * max(FIRST_ROWS, used) for used, size in sizes.items())
     assert all(size <= used + chunk / 8 + FIRST_ROWS for used, size in sizes.items())
     assert step_of(chunk + 1, chunk) == chunk + 1
+
+
+def test_ways_are_told_apart_on_fewer_examples_where_memory_lacks() -> None:
+    tried = []
+
+    def model(points: Tensor) -> Tensor:
+        tried.append(len(points))
+        if len(points) > FIRST_ROWS:
+            raise torch.OutOfMemoryError("no room")
+        return points.flatten(1)[:, :10]
+
+    makers = [partial(Way, model, torch.float32, torch.float32, last) for last in (True, False)]
+    assert fastest(makers, torch.rand(1024, 1, 8, 8), int).channels_last
+    assert tried[:2] == [1024, 1024]
+    assert set(tried[2:]) == {FIRST_ROWS}
 
 
 @pytest.mark.gpu
