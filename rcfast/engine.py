@@ -118,8 +118,9 @@ class Engine:
     """Chooses how a model is run, once per shape of example, by running it; keeps converted copies true.
 
     Candidates: the model itself, or for another ``dtype`` a converted copy and autocast; each contiguous and,
-    for images, channels_last. Before them, for images in float32 on the CPU, the model with its 3×3 convolutions on
-    our own kernel (:mod:`rcfast.fused`). The user's model is never changed.
+    for images, channels_last. Before them, for images, in float32 on the CPU the model with its 3×3 convolutions on our
+    own kernel (:mod:`rcfast.fused`), on CUDA a copy whose convolutions take their ReLU along (:mod:`rcfast.joined`);
+    neither of a compiled one, which stays what it is. The user's model is never changed.
     """
 
     def __init__(
@@ -195,7 +196,7 @@ class Engine:
                 ways.append(partial(Way, module, dtype, own, last))
                 continue
             if tensors(self.model):
-                if device.type == "cuda" and last and joinable(module):
+                if device.type == "cuda" and last and module is self.model and joinable(module):
                     ways.append(partial(self._converted, dtype, last, True))
                 ways.append(partial(self._converted, dtype, last))
             if dtype != torch.float32:

@@ -6,6 +6,7 @@ memory where one would do, and memory is what such a network waits for.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -29,35 +30,29 @@ class ConvReLU(nn.Module):
         )
 
 
-def join_(model: nn.Module) -> bool:
-    """Join each Conv2d with the ReLU directly after it in a Sequential, in place; whether there was one.
+def join_(model: nn.Module) -> None:
+    """Join each Conv2d with the ReLU directly after it in a Sequential, in place.
 
     Layers of exactly torch's own types, without hooks. The model's parameters stay the same, in the same order.
     """
-    found = False
-    for part in model.modules():
-        if type(part) is not nn.Sequential:
-            continue
-        names = list(part._modules)
-        for name, after in pairwise(names):
-            conv, relu = part._modules[name], part._modules[after]
-            if _joins(conv) and is_exactly(relu, nn.ReLU):
-                assert isinstance(conv, nn.Conv2d)
-                part._modules[name], part._modules[after] = ConvReLU(conv), nn.Identity()
-                found = True
-    return found
+    for part, name, after in list(_pairs(model)):
+        part._modules[name] = ConvReLU(part._modules[name])  # type: ignore[arg-type]
+        part._modules[after] = nn.Identity()
 
 
 def joinable(model: object) -> bool:
     """Whether :func:`join_` would find something, and cuDNN is there for it."""
-    if not isinstance(model, nn.Module) or not torch.backends.cudnn.is_available():
-        return False
-    return torch.backends.cudnn.enabled and any(
-        _joins(first) and is_exactly(then, nn.ReLU)
-        for part in model.modules()
-        if type(part) is nn.Sequential
-        for first, then in pairwise(part)
-    )
+    there = torch.backends.cudnn.is_available() and torch.backends.cudnn.enabled
+    return there and isinstance(model, nn.Module) and any(True for _ in _pairs(model))
+
+
+def _pairs(model: nn.Module) -> Iterator[tuple[nn.Sequential, str, str]]:
+    """Where a convolution and its ReLU stand: the Sequential, and their names in it."""
+    for part in model.modules():
+        if type(part) is nn.Sequential:
+            for (name, conv), (after, relu) in pairwise(part._modules.items()):
+                if _joins(conv) and is_exactly(relu, nn.ReLU):
+                    yield part, name, after
 
 
 def _joins(conv: nn.Module | None) -> bool:
