@@ -53,9 +53,7 @@ def full_float32() -> Iterator[None]:
     finally:
         with _full_lock:
             at = next(i for i, each in enumerate(_full) if each is before)
-            if at + 1 < len(
-                _full
-            ):  # somebody who came later still needs it: what was here before is for them to put back
+            if at + 1 < len(_full):  # who came later still needs it, and puts back what was here before
                 _full[at + 1][:] = before
             else:
                 for where, name, value in before:

@@ -7,7 +7,7 @@ batches and threads cannot change it.
 
 import math
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Literal, get_args
 
 import torch
@@ -135,21 +135,7 @@ class StoppingRule:
 
     def checkpoints(self) -> list[int]:
         """Increasing numbers of samples at which examples may stop; the last is m."""
-        return list(self._checkpoints())
-
-    @cache  # noqa: B019  (a rule is a few numbers, and there are few rules)
-    def _checkpoints(self) -> list[int]:
-        if self.stop is None:
-            return [self.m]
-        half = self.m // 2 + 1
-        late = [*range(half, self.m, max(1, self.m // EXACT_LOOKS)), self.m]
-        if self.stop == "exact":
-            return late
-        early, n = [], unanimous_length(self.num_classes, self.alpha)
-        while n < half:
-            early.append(n)
-            n = math.ceil(n * GROWTH)
-        return early + late
+        return list(_checkpoints(self))
 
     def judge(self, counts: Tensor, opening: Tensor, samples: int) -> tuple[Tensor, Tensor]:
         """Who stops at the checkpoint ``samples``: ``counts`` [B, L] int32, and as they were at the first
@@ -168,3 +154,18 @@ class StoppingRule:
         weights = {} if self.unit == 1 else {"unit": self.unit, "opened": self.checkpoints()[0]}
         decided = sequential(counts, opening, self.alpha, **weights)
         return (everyone if last else decided | exact(counts, self.unit * (self.m - samples))), decided
+
+
+@lru_cache(maxsize=64)  # asked for at every vote
+def _checkpoints(rule: StoppingRule) -> list[int]:
+    if rule.stop is None:
+        return [rule.m]
+    half = rule.m // 2 + 1
+    late = [*range(half, rule.m, max(1, rule.m // EXACT_LOOKS)), rule.m]
+    if rule.stop == "exact":
+        return late
+    early, n = [], unanimous_length(rule.num_classes, rule.alpha)
+    while n < half:
+        early.append(n)
+        n = math.ceil(n * GROWTH)
+    return early + late
