@@ -12,6 +12,7 @@ from rcfast.attacks._sampled import another, example_ids, key
 from rcfast.attacks.inputs import check_label_range
 from rcfast.attacks.result import AttackResult
 from rcfast.classifier import RegionClassifier
+from rcfast.hardware import full_float32
 from rcfast.regions import check_int
 
 __all__ = ["Judgement", "judge"]
@@ -53,6 +54,7 @@ class Judgement:
         return f"Judgement(n={len(self)}, success on fresh seeds {fresh}, on the attacker's own {own:.1%})"
 
 
+@full_float32()  # as they were found
 def judge(
     vote: RegionClassifier,
     result: AttackResult,

@@ -8,6 +8,8 @@ from dataclasses import dataclass, field, fields, replace
 import torch
 from torch import Tensor
 
+from rcfast.hardware import full_float32
+
 NORMS = (0, 2, float("inf"))
 
 
@@ -175,7 +177,8 @@ class AttackResult:
             tried = torch.stack(
                 [stacked[k][i] for i, k in zip(rows.tolist(), choice[rows].tolist(), strict=True)]
             )
-            said = labels_of(tried, rows).to(labels.device)
+            with full_float32():  # as they were found
+                said = labels_of(tried, rows).to(labels.device)
             accepted = (said == labels[rows]) if targeted else (said != labels[rows])
             adversarial[rows[accepted]] = tried[accepted]
             success[rows[accepted]] = True

@@ -90,8 +90,9 @@ def show(ctx: Context, chosen: Sequence[Output], units: Sequence[Unit]) -> Resul
 def describe(config: Config, out: Path, outputs: Sequence[str], *, processes: int = 1) -> str:
     """Return what a run would do; nothing is written. Raises ConfigError."""
     chosen = [known.get(name) for name in outputs]
-    ctx = prepare(config, out, chosen, Store(out, readonly=True), Progress("quiet"))
-    return dry.describe(ctx, outputs, lambda ctx: plan(ctx, chosen), processes=processes)
+    with full_float32():  # as fast as the run will be
+        ctx = prepare(config, out, chosen, Store(out, readonly=True), Progress("quiet"))
+        return dry.describe(ctx, outputs, lambda ctx: plan(ctx, chosen), processes=processes)
 
 
 def plan(ctx: Context, chosen: Sequence[Output]) -> list[Unit]:
