@@ -31,13 +31,14 @@ class Limits:
                 torch.ones(size // 4, device=self.device),
                 torch.empty(size // 4, device=self.device),
             )
-            self.found[key] = passes * size / alone(lambda: run(source, target), self.device)
+
+            def call() -> None:
+                run(source, target)
+
+            cuda = self.device.type == "cuda"
+            took = kernel_seconds(call) if cuda else seconds(call, self.device)
+            self.found[key] = passes * size / took
         return self.found[key]
-
-
-def alone(call: Callable[[], Any], device: torch.device) -> float:
-    """Seconds of the kernels of a call: on a GPU without what the host takes to launch them."""
-    return kernel_seconds(call) if device.type == "cuda" else seconds(call, device)
 
 
 def sampling(device: torch.device, limits: Limits) -> list[dict[str, Any]]:
@@ -61,7 +62,7 @@ def sampling(device: torch.device, limits: Limits) -> list[dict[str, Any]]:
 
             took = paired({"ours": ours, "plain": plain}, device)
             size = out.numel() * out.element_size()
-            kernel = alone(ours, device) if device.type == "cuda" else took["ours"]
+            kernel = kernel_seconds(ours) if device.type == "cuda" else took["ours"]
             rows.append(
                 {
                     "op": "sample_hypercube_",
@@ -99,7 +100,7 @@ def voting(device: torch.device, limits: Limits) -> list[dict[str, Any]]:
 
             took = paired({"ours": ours, "plain": plain}, device)
             size = logits.numel() * logits.element_size()
-            kernel = alone(ours, device) if device.type == "cuda" else took["ours"]
+            kernel = kernel_seconds(ours) if device.type == "cuda" else took["ours"]
             rows.append(
                 {
                     "op": "vote_",

@@ -35,8 +35,9 @@ BARS = {
     "exchange_kernel<Intersect, float, 3>": 110,
     "exchange_kernel<Intersect, bf16, 3>": 110,
 }
-# Missed on purpose: without the exchange of stores they met it, and wrote half sectors at 41% of the write limit.
-GIVEN_UP = {"exchange_kernel<Intersect, float, 1>", "exchange_kernel<Clamp, float, 1>"}
+# Missed on purpose, and what is held instead: without the exchange of stores they took 78 and 84, and wrote half
+# sectors at 41% of the write limit.
+GIVEN_UP = {"exchange_kernel<Intersect, float, 1>": 104, "exchange_kernel<Clamp, float, 1>": 114}
 # Lanes per clock and multiprocessor. Integer multiplies run on half of the units that float32 has.
 RATES = {"float": 128, "multiply": 64, "integer": 64, "convert": 16, "double": 64, "memory": 32}
 MULTIPLIES = 10  # 32x32 to 64 bits, that a loop over Philox calls has at least
@@ -287,7 +288,7 @@ def said(found: dict[str, Any]) -> str:
     """Of a row's bar."""
     if found["met"]:
         return "met"
-    return "missed, given up" if found["kernel"] in GIVEN_UP else "MISSED"
+    return "missed, given up" if found["instructions"] <= GIVEN_UP.get(found["kernel"], 0) else "MISSED"
 
 
 def show(rows: list[dict[str, Any]]) -> str:
@@ -329,7 +330,7 @@ def main() -> int:
         facts = {"arch": f"sm_{arguments.arch}", "compiler": compiler, "commit": commit()}
         facts |= {"devices": [asdict(device) for device in DEVICES], "kernels": rows}
         write(arguments.out, facts)
-    held = all(r.get("met", True) or r["kernel"] in GIVEN_UP for r in rows)
+    held = all(said(r) != "MISSED" for r in rows if "bar" in r)
     return 0 if arguments.arch != "90" or held else 1
 
 

@@ -54,10 +54,8 @@ def run_in_turns(found: dict[str, Any], x: Tensor) -> tuple[dict[str, float], di
     """Seconds per image and labels of each way, block by block in turns."""
     device, other = x.device, short(precisions(x.device)[1])
     cuda = device.type == "cuda"
-    for (
-        name,
-        way,
-    ) in found.items():  # compilation, the search for the chunk, and on a GPU plans for each size of pass
+    # Compilation, the search for the chunk, and on a GPU plans for each size of pass.
+    for name, way in found.items():
         few = [] if name.endswith(other) else [x[:20]]
         for warm in (x[:2], *([x, *2 * x.chunk(TURNS)] if cuda else few)):
             getattr(way, "predict", way)(warm)
