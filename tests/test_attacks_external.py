@@ -14,7 +14,7 @@ HAVE = {name for name in ("foolbox", "art", "torchattacks") if importlib.util.fi
 ATTACKS = {
     "foolbox": external("foolbox:HopSkipJumpAttack", steps=2, max_gradient_eval_steps=40, queries=300),
     "art": external("art:HopSkipJump", max_iter=2, max_eval=40, init_eval=10, queries=300),
-    "torchattacks": external("torchattacks:Square", norm=math.inf, eps=0.3, n_queries=100, queries=300),
+    "torchattacks": external("torchattacks:Square", norm=math.inf, eps=0.8, n_queries=100, queries=300),
 }
 
 
@@ -75,7 +75,7 @@ def test_gradients_through_points_of_the_region():
     net, x = model(), images(4)
     labels = predicted(net, x.double())
     vote = RegionClassifier(net, 0.1, m=100)
-    attack = external("torchattacks:PGD", norm=math.inf, points=6, eps=0.2, steps=10)
+    attack = external("torchattacks:PGD", norm=math.inf, points=6, eps=0.2, alpha=0.05, steps=10)
     assert attack(vote, x, labels).success.all()
 
 
