@@ -8,7 +8,9 @@ from attack_models import inputs, network, other_targets, predicted
 from live_memory import Live
 from torch import nn
 
+from rcfast import RegionClassifier
 from rcfast.attacks import (
+    APGD,
     CWL0,
     CWL2,
     FGSM,
@@ -17,6 +19,7 @@ from rcfast.attacks import (
     Adapted,
     CWLinf,
     DeepFool,
+    RegionCW,
     Smallest,
     Untargeted,
     get,
@@ -93,6 +96,29 @@ def test_slopes_that_are_infinite_at_black_pixels(attack):
         warnings.simplefilter("error")
         result = attack(gamma, x, wanted(attack, labels))
     assert result.success.double().mean() >= (0.75 if attack.targeted else 1)
+
+
+@pytest.mark.parametrize(
+    "attack", [RegionCW(steps=200, votes=200), APGD(eps=1.0, norm=2, steps=20)], ids=lambda a: type(a).__name__
+)
+def test_attacks_on_votes_take_such_slopes_inside_the_box_too(attack):
+    model = network(classes=5)
+    x = inputs(20, 12, low=-0.5).clamp(0, 1)
+    gamma = lambda z: model(z**0.45)  # noqa: E731
+    labels = predicted(gamma, x)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = attack(gamma, x, wanted(attack, labels))
+    assert result.success.double().mean() >= 0.75
+
+
+def test_slopes_of_votes_that_are_not_finite_are_said():
+    model = network(classes=5).float()
+    broken = lambda z: model(z + (z[:, :1] - z[:, :1].detach()).abs().sqrt())  # noqa: E731
+    x = inputs(4, 12).float()
+    with pytest.warns(RuntimeWarning, match="infinite or NaN in some coordinates, which are left out"):
+        found = APGD(eps=0.3, steps=3)(RegionClassifier(broken, 0.1, m=50), x, predicted(broken, x))
+    assert found.adversarial.isfinite().all()
 
 
 def test_slopes_that_are_nowhere_finite_are_said():

@@ -123,6 +123,30 @@ def test_follows_the_published_algorithm(norm, steps, monkeypatch):
         torch.testing.assert_close(found[0][k], literal, rtol=0, atol=1e-4 * attack.eps)
 
 
+def test_a_later_restart_only_replaces_what_has_fewer_votes(monkeypatch):
+    model, x = network(), inputs(6, 12)
+    labels = predicted(model, x)
+    attack = APGD(eps=0.15, norm=2, steps=4, restarts=3)
+    leads, keep = [], APGD._better
+
+    def watched(self, vote, state):
+        found = keep(self, vote, state)
+        leads.append(dict(zip(state.row.tolist(), found[1].tolist(), strict=True)))
+        return found
+
+    monkeypatch.setattr(APGD, "_better", watched)
+    vote = RegionClassifier(model, 0.2, m=100)
+    result = attack(vote, x, labels)
+    assert len(leads) == 3
+    worse = [i for i in leads[2] if leads[2][i] < max(leads[0][i], leads[1][i])]
+    assert worse  # the last one is not the best everywhere
+    first = attack.replace(restarts=1)(vote, x, labels).success
+    assert (result.success >= first).all()
+    for i in worse:
+        fooled = max(lead[i] for lead in leads) > 0.2  # safely, by other votes than those of the result
+        assert bool(result.success[i]) or not fooled
+
+
 @pytest.mark.parametrize("votes", [False, True])
 @pytest.mark.parametrize("norm", NORMS)
 def test_examples_stand_apart(norm, votes):

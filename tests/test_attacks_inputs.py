@@ -5,8 +5,25 @@ import torch
 from attack_models import inputs, linear, network, other_targets, predicted
 from torch import nn
 
-from rcfast.attacks import ATTACKS, FGSM, IGSM, JSMA, Adapted, DeepFool, Smallest, Untargeted, get
+from rcfast import RegionClassifier
+from rcfast.attacks import (
+    APGD,
+    ATTACKS,
+    CWL0,
+    CWL2,
+    FGSM,
+    IGSM,
+    JSMA,
+    Adapted,
+    DeepFool,
+    OptMargin,
+    RegionCW,
+    Smallest,
+    Untargeted,
+    get,
+)
 from rcfast.attacks import memory as attack_memory
+from rcfast.attacks._sampled import SampledAttack
 from rcfast.running import TRIED
 
 ATTACKED = [
@@ -226,12 +243,37 @@ def test_gradients_that_are_all_zero_fail_and_stay_finite():
         assert torch.equal(result.adversarial, x)
 
 
-def test_progress_bar_counts_examples(capsys):
-    model, x = network(), inputs(6, 12)
-    FGSM(steps=8)(model, x, other_targets(predicted(model, x), 4), progress="sign")
-    err = capsys.readouterr().err
-    assert "sign: 100%" in err
-    assert "6/6" in err
+@pytest.mark.parametrize("batch", [None, 4])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        FGSM(steps=8),
+        CWL2(iterations=20, searches=2),
+        CWL0(iterations=10, c_max=1.0),
+        IGSM(iterations=3),
+        JSMA(),
+        DeepFool(),
+        OptMargin(iterations=4, searches=1, directions=2),
+        RegionCW(steps=8, votes=40),
+        APGD(eps=0.2, steps=4, restarts=2),
+    ],
+    ids=lambda attack: type(attack).__name__,
+)
+def test_progress_bar_counts_examples(capsys, attack, batch):
+    """Images, whose network has other forms on a CPU, and votes, which are attacked by their network."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 4)
+    )
+    x = torch.rand(6, 1, 6, 6)
+    labels = predicted(net.eval(), x)
+    labels = other_targets(labels, 4) if attack.targeted else labels
+    for model in (net, RegionClassifier(net, 0.05, m=40)):
+        if model is net or isinstance(attack, SampledAttack):
+            attack(model, x, labels, progress="it", batch=batch)
+            err = capsys.readouterr().err
+            assert "it: 100%" in err
+            assert "6/6" in err
 
 
 def test_rows_follow_the_free_memory(monkeypatch):
@@ -245,3 +287,13 @@ def test_rows_follow_the_free_memory(monkeypatch):
     assert attack_memory.free_bytes.__name__ == "<lambda>"
     monkeypatch.undo()
     assert attack_memory.free_bytes(torch.device("cpu")) > 0
+
+
+def test_a_vote_with_a_size_for_each_example_is_not_attacked():
+    net = network()
+    vote = RegionClassifier(net, torch.tensor([0.1, 0.2]), m=40)
+    x = inputs(2, 12).float()
+    with pytest.raises(
+        ValueError, match=r"r of the attacked vote must be one number for all examples, got .*\[2\]"
+    ):
+        RegionCW(steps=2)(vote, x, torch.tensor([0, 1]))

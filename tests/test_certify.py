@@ -122,6 +122,25 @@ def test_every_region_with_a_theorem(region, norm, known):
     torch.testing.assert_close(again.radius, found.radius, rtol=1e-6, atol=0)  # sizes in a tensor are float32
 
 
+@pytest.mark.parametrize("question", [{"gain": 0.05}, {"radius": 0.02}], ids=str)
+def test_sizes_of_examples_that_end_early_stay_theirs(question):
+    sizes, x, ids = torch.tensor([0.1, 0.3, 0.2]), at(0.9, 0.55, 0.6), torch.arange(3)
+    each = certify(half_space, x, region=Gaussian(sizes), n=4000, example_ids=ids, **question)
+    assert len(set(each.samples.tolist())) > 1
+    for i in range(3):
+        alone = certify(
+            half_space,
+            x[i : i + 1],
+            region=Gaussian(sizes[i : i + 1]),
+            n=4000,
+            example_ids=ids[i : i + 1],
+            **question,
+        )
+        assert alone.samples.item() == each.samples[i]
+        assert alone.lower.item() == each.lower[i]
+        assert alone.radius.item() == each.radius[i]
+
+
 def test_error_counts_the_whole_procedure():
     """At a share of exactly 1/2 any radius above 0 is an error: at most alpha of 600 certificates may have one."""
     x = torch.full((600, 1, 1, 2), 0.5)

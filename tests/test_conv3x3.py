@@ -121,6 +121,16 @@ OUT = torch.zeros(2, 8, 4, 4).contiguous(memory_format=torch.channels_last)
         ({"weights": torch.zeros(9, 1, 8, 16)}, ValueError, "weights must have shape"),
         ({"weights": WEIGHTS.double()}, TypeError, "weights must be torch.float32"),
         ({"bias": torch.zeros(8, 1)}, ValueError, "bias must have shape"),
+        (
+            {"bias": torch.zeros(12)},
+            ValueError,
+            "bias must have a multiple of 8 values, one a filter, got 12",
+        ),
+        (
+            {"x": torch.zeros(2, 6, 6, 6)},
+            ValueError,
+            "x must have up to 4 channels or a multiple of 8, got 6",
+        ),
         ({"padding": 3}, ValueError, r"padding must lie in \[0, 2\], got 3"),
         ({"padding": -1}, ValueError, r"padding must lie in \[0, 2\], got -1"),
         ({"pool": True}, ValueError, r"out must have shape \[2, 8, 2, 2\]"),

@@ -186,6 +186,10 @@ def test_others_examples_are_rows_of_a_table(exported: Path, monkeypatch: pytest
             lambda made: {"adversarial": made["adversarial"].roll(1, 0), "index": made["index"]},
             r"100% of its images are nearer to other test examples",
         ),
+        (
+            lambda made: {"adversarial": made["adversarial"][:2], "x": made["x"]},
+            "6 clean images for 2 adversarial ones",
+        ),
         (lambda made: {"a": made["x"], "b": made["x"]}, "no adversarial images .* among a, b"),
     ],
 )

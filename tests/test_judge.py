@@ -120,6 +120,16 @@ BAD = [
     ({"samples": torch.zeros(2)}, TypeError, "samples must be torch.int64, got torch.float32"),
     ({"decided": torch.zeros(1, dtype=torch.bool)}, ValueError, r"decided must have shape \[2\], got \[1\]"),
     ({"stop": "never"}, ValueError, "stop must be 'sequential', 'exact' or None, got 'never'"),
+    ({"who": torch.tensor([0, 2])}, ValueError, r"who must lie in \[0, 1\], got 0 to 2"),
+    (
+        {
+            "counts": torch.zeros(2, 1, dtype=torch.int32),
+            "opening": torch.zeros(2, 1, dtype=torch.int32),
+            "votes": torch.zeros(2, 1, 1, dtype=torch.int32),
+        },
+        ValueError,
+        "counts must have at least 2 labels, got 1",
+    ),
     (
         {"votes": torch.zeros(1, 3, 2, dtype=torch.int32).permute(2, 0, 1)},
         ValueError,

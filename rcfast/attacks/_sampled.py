@@ -23,7 +23,7 @@ from rcfast.attacks.attacked import AttackedModel
 from rcfast.attacks.base import Attack
 from rcfast.attacks.inputs import network_of
 from rcfast.attacks.margins import margin, per_row
-from rcfast.classifier import RegionClassifier, Votes
+from rcfast.classifier import RegionClassifier, Votes, another
 from rcfast.regions import Region, check_int, content_ids
 from rcfast.running import plain
 
@@ -103,6 +103,7 @@ class Sampled:
         self.point_model = plain(network_of(model.model))
         network = model
         if self.voter is not None:
+            self.region = self.voter.region.to(x.device)
             network = copy.copy(model)
             network.model = self.point_model
         self.network = channels_last(network, x if self.voter is None else x.to(torch.float32))
@@ -125,7 +126,7 @@ class Sampled:
         if self.voter is None:
             return x[:, None]
         x = x.to(torch.float32)
-        return draw(x, self.voter.region, samples, seed=self.key, ids=self.ids[rows], first=first)
+        return draw(x, self.region, samples, seed=self.key, ids=self.ids[rows], first=first)
 
     def gradients(
         self, x: Tensor, rows: Tensor, loss: Loss, *, first: int, samples: int
@@ -138,6 +139,15 @@ class Sampled:
         all_logits, grads = [], []
         for some in self._groups(len(x), samples):
             some = some.to(x.device)
+            if not self.votes:
+
+                def of_one(logits: Tensor, some: Tensor = some) -> Tensor:
+                    return loss(logits[:, None], some)
+
+                logits, (grad,) = self.network.gradients(x[some], rows[some], of_one)
+                all_logits.append(logits[:, None])
+                grads.append(grad)
+                continue
             with torch.enable_grad():
                 leaf = x[some].detach().requires_grad_(True)
                 points = self._points(leaf, rows[some], first, samples)
@@ -148,7 +158,7 @@ class Sampled:
                 logits = logits.unflatten(0, (len(some), samples))
                 (grad,) = torch.autograd.grad(loss(logits, some).sum(), leaf)
             all_logits.append(logits.detach())
-            grads.append(grad)
+            grads.append(self.network.finite(grad))
         return torch.cat(all_logits), torch.cat(grads)
 
     def logits(self, x: Tensor, rows: Tensor, *, first: int, samples: int) -> Tensor:
@@ -187,15 +197,6 @@ class Sampled:
     def lead(self, votes: Votes, labels: Tensor, *, targeted: bool) -> Tensor:
         """By how much of the votes [n] the attack is ahead: the target's share less the strongest other's."""
         return margin(votes.counts / votes.samples[:, None], labels, targeted=targeted)
-
-
-def another(voter: RegionClassifier, **changes: Any) -> RegionClassifier:
-    """The same vote with some attributes changed, sharing what was found out about the network's speed."""
-    twin = copy.copy(voter)
-    twin._engine = voter._current_engine(voter._engine.dtype)
-    for name, value in changes.items():
-        setattr(twin, name, value)
-    return twin
 
 
 @dataclass(frozen=True, kw_only=True)

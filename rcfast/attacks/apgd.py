@@ -57,7 +57,8 @@ class APGD(SampledAttack):
     Called with a :class:`rcfast.RegionClassifier` it attacks the vote: loss and gradient are means over `eot` fresh
     points of the region at each step (expectation over transformation), an example leaves once 64 points in a row are
     fooled, and of the best and the last iterate the one handed out has more votes on points of the attack's own. Of a
-    plain network each example leaves at its first success. `restarts` begin at other random points of the ball.
+    plain network each example leaves at its first success. `restarts` begin at other random points of the ball; of
+    those that are not sure, the one with more votes on those points is kept.
 
     Source: Croce and Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
     attacks" (2020), algorithm 1; eot as in the `rand` version there; Athalye, Engstrom, Ilyas and Kwok (2018).
@@ -84,19 +85,21 @@ class APGD(SampledAttack):
         check_counts(steps=self.steps, eot=self.eot, restarts=self.restarts)
 
     def _search(self, vote: Sampled, x: Tensor, labels: Tensor) -> Tensor:
-        found = x.clone()
+        found, most = x.clone(), x.new_full((len(x),), -math.inf)
         rows = torch.arange(len(x), device=x.device)
         for restart in range(self.restarts):
             if not len(rows):
                 break
-            found[rows], sure = self._climb(vote, x[rows], labels[rows], rows, restart)
-            rows = rows[~sure]
+            point, lead = self._climb(vote, x[rows], labels[rows], rows, restart)
+            ahead = lead > most[rows]
+            found[rows[ahead]], most[rows[ahead]] = point[ahead], lead[ahead]
+            rows = rows[lead < math.inf]
         return found
 
     def _climb(
         self, vote: Sampled, x: Tensor, labels: Tensor, rows: Tensor, restart: int
     ) -> tuple[Tensor, Tensor]:
-        """One run: what it found [n,...], and whether that is surely a success [n]."""
+        """One run: what it found [n,...], and its lead [n], infinite where it is surely a success."""
         samples = self.eot if vote.votes else 1
         enough = SURE if vote.votes else 1
         every = (self.steps + 1) * samples  # points of one run
@@ -118,7 +121,7 @@ class APGD(SampledAttack):
             if i in looks[1:]:
                 self._look(state, i - looks[looks.index(i) - 1])
         whole.put(place, state)
-        return self._better(vote, whole), whole.sure
+        return self._better(vote, whole)
 
     def _start(self, vote: Sampled, x: Tensor, labels: Tensor, rows: Tensor, restart: int) -> _Climb:
         noise = uniform(x, vote.ids[rows], seed=key(self.seed, "start"), index=restart).to(x.dtype)
@@ -208,19 +211,25 @@ class APGD(SampledAttack):
         state.halved, state.top_then = halve, state.top_loss
         state.rises = torch.zeros_like(state.rises)
 
-    def _better(self, vote: Sampled, state: _Climb) -> Tensor:
-        """What is handed out [n,...]: sure rows as they left, others their better iterate by votes."""
+    def _better(self, vote: Sampled, state: _Climb) -> tuple[Tensor, Tensor]:
+        """What is handed out [n,...]: sure rows as they left, others their better iterate by votes; and its lead [n].
+
+        The lead is a share of the votes, infinite for sure rows; of a plain network, the least there is for the others.
+        """
         found = torch.where(per_row(state.sure, state.at), state.at, state.top)
+        most = state.step.new_full((len(found),), torch.finfo(state.step.dtype).min)
+        most = torch.where(state.sure, math.inf, most)
         rows = (~state.sure).nonzero().flatten()
         if not vote.votes or not len(rows):
-            return found
+            return found, most
         part, leads = state.select(rows), []
         for point in (part.top, part.at):
             votes = vote.vote(point, part.row, purpose="compare", m=COMPARED)
             leads.append(vote.lead(votes, part.label, targeted=self.targeted))
         last = per_row(leads[1] > leads[0], part.at)
         found[rows] = torch.where(last, part.at, part.top)
-        return found
+        most[rows] = torch.maximum(*leads).to(most.dtype)
+        return found, most
 
 
 def _looks(steps: int) -> list[int]:

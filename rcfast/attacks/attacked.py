@@ -26,6 +26,13 @@ class _Slopes:
     steep: bool | None = None  # whether they are expected; None before the first gradient
 
 
+@dataclass
+class _Done:
+    """How many examples of a batch the progress bar was told of, by all forms of a model."""
+
+    examples: float = 0.0
+
+
 class AttackedModel:
     """The attacked model during one batch: logits, gradients, and a count of the forward passes.
 
@@ -49,7 +56,7 @@ class AttackedModel:
     ):
         self.examples, self.in_parts = examples, in_parts
         self.model, self.num_classes, self.limit, self.queries = model, num_classes, limit, queries
-        self._bar, self._done = bar, 0.0
+        self._bar, self._done = bar, _Done()
         self._slopes = _Slopes(*torch.zeros(2, 1, dtype=torch.bool, device=queries.device))
         self._once = False  # whether a graph serves for one backward pass only
 
@@ -88,9 +95,13 @@ class AttackedModel:
         if slopes.steep:
             _, inner = self._differentiate(x.clamp(INSIDE, 1 - INSIDE), rows, losses)
             grads = [torch.where(g.isfinite(), g, other) for g, other in zip(grads, inner, strict=True)]
-        for g in grads:
-            (slopes.left_out if slopes.steep else slopes.met).logical_or_(~g.isfinite().all())
-        return logits, [g.nan_to_num_(0.0, 0.0, 0.0) for g in grads]
+        return logits, [self.finite(g) for g in grads]
+
+    def finite(self, gradient: Tensor) -> Tensor:
+        """A gradient, in place, without slopes that are infinite or NaN: 0 there; they are remembered for `warn`."""
+        slopes = self._slopes
+        (slopes.left_out if slopes.steep else slopes.met).logical_or_(~gradient.isfinite().all())
+        return gradient.nan_to_num_(0.0, 0.0, 0.0)
 
     def look(self) -> None:
         """Finds out whether infinite slopes were met since the last look; waits for a GPU's work."""
@@ -138,7 +149,7 @@ class AttackedModel:
     def progress(self, share: float) -> None:
         """Tells the progress bar which share of this batch is finished."""
         if self._bar is not None:
-            step = share * len(self.queries) - self._done
+            step = min(share, 1) * len(self.queries) - self._done.examples
             if step > 0:
-                self._bar.update(step)
-                self._done += step
+                self._bar.update(min(step, self._bar.total - self._bar.n))  # sums of shares round
+                self._done.examples += step

@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from importlib import metadata
 from itertools import count
 from types import ModuleType
 from typing import Any, ClassVar
@@ -104,6 +105,11 @@ class External(SampledAttack):
         defaults = {"norm": 2, "targeted": False, "queries": 10_000, "points": 0, "seed": 0}
         named += [f"{k}={getattr(self, k)!r}" for k, v in defaults.items() if getattr(self, k) != v]
         return f"external({', '.join([repr(self.name), *named])})"
+
+    @property
+    def version(self) -> str:
+        """Of the library, which decides what is found. Raises importlib.metadata.PackageNotFoundError."""
+        return metadata.version(LIBRARIES[self.name.partition(":")[0]][1])
 
     def find(self) -> Run:
         """The library's attack. Raises ImportError or AttributeError where it is not there."""

@@ -57,6 +57,11 @@ def check_inputs(model: Model, x: Tensor, labels: Tensor, *, batch: int | None) 
         raise ValueError(f"labels must be on the device of x, {x.device}, got {labels.device}")
     if batch is not None and (isinstance(batch, bool) or not isinstance(batch, int) or batch < 1):
         raise ValueError(f"batch must be a positive integer or None, got {batch!r}")
+    if isinstance(model, RegionClassifier) and isinstance(model.region.size, Tensor):
+        name, shape = model.region.SIZE, list(model.region.size.shape)
+        raise ValueError(
+            f"{name} of the attacked vote must be one number for all examples, got a tensor {shape}"
+        )
     device = device_of(model)
     if device is not None and device != x.device:
         raise ValueError(f"x must be on the device of the model, {device}, got {x.device}")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from rcfast.attacks._sampled import another, example_ids, key
+from rcfast.attacks._sampled import example_ids, key
 from rcfast.attacks.inputs import check_label_range
 from rcfast.attacks.result import AttackResult
-from rcfast.classifier import RegionClassifier
+from rcfast.classifier import RegionClassifier, another
 from rcfast.hardware import full_float32
 from rcfast.regions import check_int
 
@@ -116,7 +116,7 @@ def _word(seed: int) -> int:
 
 def _shares(counts: Tensor, labels: Tensor, *, targeted: bool) -> tuple[Tensor, Tensor]:
     """The shares [N] of the label that the attack wants and of the strongest other one, of counts [N,L]."""
-    shares = counts / counts.sum(1, keepdim=True)
+    shares = counts / counts.sum(1, keepdim=True).clamp(min=1)  # weights may all be 0
     named = shares.gather(1, labels[:, None])[:, 0]
     others = shares.scatter(1, labels[:, None], -1).amax(1)
     return (named, others) if targeted else (others, named)

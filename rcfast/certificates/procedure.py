@@ -21,6 +21,7 @@ from .theorems import Theorem, theorem
 if TYPE_CHECKING:
     from ..classifier import RegionClassifier
 
+MAX_POINTS = 2**31 - 1  # that an example can have
 FIRST_LOOK, GROWTH = 16, 1.2  # an anytime certificate looks after 16 points, then after 1.2 times as many
 Floats = NDArray[np.float64]
 
@@ -65,6 +66,8 @@ class Question:
         check_int("n", self.n, 1, 2**30)
         if self.n < self.n0:
             raise ValueError(f"n must be at least n0 = {self.n0}, got {self.n}")
+        if self.n + self.n0 > MAX_POINTS:
+            raise ValueError(f"n must be at most {MAX_POINTS - self.n0} with n0 = {self.n0}, got {self.n}")
         check_number("alpha", self.alpha, 0, 1, "()")
         if self.radius is not None:
             check_number("radius", self.radius, 0, math.inf, "()")
@@ -145,10 +148,12 @@ def answer(
     classifier: RegionClassifier, x: Tensor, question: Question, example_ids: Tensor | None = None
 ) -> Certificates:
     """The certificates of a classifier's region, model and seed."""
-    x = check_examples(x)
-    rule = theorem(classifier.region, x, question.norm)
-    if isinstance(classifier.region, LatticeCube):
-        check_on_grid(x, classifier.region.levels)
+    from ..classifier import another
+
+    x, region = check_examples(x), classifier.region
+    rule = theorem(region, x, question.norm)
+    if isinstance(region, LatticeCube):
+        check_on_grid(x, region.levels)
     first = question.n0
     label = classifier.tally(x, 0, first, example_ids=example_ids).argmax(1)
     labels = label.cpu().numpy()
@@ -159,7 +164,10 @@ def answer(
     for last in question.looks():
         some = torch.from_numpy(active).to(x.device)
         ids = None if example_ids is None else example_ids[some]
-        fresh = classifier.tally(x[some], first, question.n0 + last, example_ids=ids)
+        part = classifier
+        if isinstance(region.size, Tensor) and len(some) < len(x):
+            part = another(classifier, region=region.take(some), sharing=classifier.sharing)
+        fresh = part.tally(x[some], first, question.n0 + last, example_ids=ids)
         counts = counts + fresh.cpu().numpy().astype(np.int64)
         samples[active], first = last, question.n0 + last
         lower[active], other[active] = question.shares(counts, labels[active], last)
@@ -182,9 +190,9 @@ def answer(
         abstained=radii[rule.norm] <= 0,
         radii=radii,
         norm=rule.norm,
-        region=classifier.region,
+        region=region,
         alpha=question.alpha,
-        arithmetic="grid" if isinstance(classifier.region, LatticeCube) else "real",
+        arithmetic="grid" if isinstance(region, LatticeCube) else "real",
     )
 
 

@@ -47,9 +47,9 @@ def conv3x3_(
 
     Args:
         out: float32 [N, K, H', W'], channels_last; H' = H + 2·padding - 2, halved with ``pool``, like W'.
-        x: float32 [N, C, H, W], channels_last.
+        x: float32 [N, C, H, W], channels_last; C up to 4, or a multiple of 8.
         weights: what :func:`rcfast.winograd.pack` made of the weight [K, C, 3, 3].
-        bias: float32 [K].
+        bias: float32 [K], K a multiple of 8.
         padding: zeros on each side, 0 to 2.
         relu: NaN stays NaN. pool: after ReLU, only with C > 4; the last row or column of an odd number is left out.
 
@@ -64,6 +64,10 @@ def conv3x3_(
     images, channels, *sides = x.shape
     filters = len(bias)
     planes = 9 if channels <= CONV_FEW else _TRANSFORMED
+    if filters % 8:
+        raise ValueError(f"bias must have a multiple of 8 values, one a filter, got {filters}")
+    if channels > CONV_FEW and channels % 8:
+        raise ValueError(f"x must have up to {CONV_FEW} channels or a multiple of 8, got {channels}")
     if pool and planes == 9:
         raise ValueError(f"pool must be False with up to {CONV_FEW} channels, got {channels}")
     check("weights", weights, (torch.float32,), (planes, -(-filters // CONV_FILTERS), channels, CONV_FILTERS))

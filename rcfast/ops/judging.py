@@ -84,6 +84,10 @@ def judge_(
         check(name, tensor, (dtype,), shape)
         if tensor.device.type != "cpu" or not tensor.is_contiguous():
             raise ValueError(f"{name} must be contiguous and on the CPU, got {tensor.device}")
+    if labels < 2:
+        raise ValueError(f"counts must have at least 2 labels, got {labels}")
+    if active and not 0 <= int(who.min()) <= int(who.max()) < len(counts):
+        raise ValueError(f"who must lie in [0, {len(counts) - 1}], got {int(who.min())} to {int(who.max())}")
     if stop not in STOPS:
         raise ValueError(f"stop must be 'sequential', 'exact' or None, got {stop!r}")
     state = torch.empty(active, dtype=torch.uint8)

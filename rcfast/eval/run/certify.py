@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rcfast import regions, training
 from rcfast.certificates import Certificates
@@ -20,7 +20,7 @@ from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Network, weights_digest
 from rcfast.eval.run.examples import DrawnExamples, examples
 from rcfast.eval.run.length import LearntLength, length
-from rcfast.eval.run.networks import builder, needed_for, network
+from rcfast.eval.run.networks import builder, from_checkpoint, made_of, needed_for, network
 from rcfast.eval.run.protocol import shuffled
 from rcfast.eval.run.unit import Made, Unit, explained
 from rcfast.eval.run.versions import CERTIFICATE, NETWORK
@@ -85,6 +85,7 @@ class NoisyNetwork(Unit):
         return _needs_size(self.spec)
 
     def inputs(self, ctx: Context) -> dict[str, Any]:
+        recipe, made = ctx.once(("recipe", self), lambda: self._recipe(ctx))
         return {
             "version": NETWORK,
             "network": "noisy",
@@ -92,22 +93,23 @@ class NoisyNetwork(Unit):
             "model": builder(ctx)[1],
             "data": ctx.dataset.train.fingerprint,
             "seed": ctx.config.seed,
-            "recipe": asdict(self._recipe(ctx)),
+            "recipe": asdict(recipe),
+            **made,
         }
 
     def compute(self, ctx: Context) -> Made:
         inputs, checkpoint = self.inputs(ctx), self._checkpoint(ctx)
         ctx.progress.print(str(self))
-        model = builder(ctx)[0]().to(ctx.device)
+
+        def train() -> nn.Module:
+            settings: dict[str, Any] = {"seed": ctx.config.seed, "noise": region(ctx, self.spec)}
+            model = builder(ctx)[0]().to(ctx.device)
+            return training.fit(
+                model, ctx.dataset.train, checkpoint=checkpoint, **settings, **_settings(ctx.config)
+            ).model
+
         with explained(str(self)):
-            training.fit(
-                model,
-                ctx.dataset.train,
-                seed=ctx.config.seed,
-                noise=region(ctx, self.spec),
-                checkpoint=checkpoint,
-                **_settings(ctx.config),
-            )
+            model = from_checkpoint(ctx, train, checkpoint)
         path = ctx.store.path(self.kind, inputs, self.suffix)
         training.save_model(model, path, {key: inputs[key] for key in ("network", "noise", "seed", "recipe")})
         return Made(digest=weights_digest(model, {"inputs": inputs}))
@@ -116,7 +118,7 @@ class NoisyNetwork(Unit):
         self._checkpoint(ctx).unlink(missing_ok=True)
 
     def seconds(self, ctx: Context, pace: Pace) -> float:
-        return self._recipe(ctx).epochs * len(ctx.dataset.train) * pace.training
+        return self.inputs(ctx)["recipe"]["epochs"] * len(ctx.dataset.train) * pace.training
 
     def network(self, ctx: Context) -> Network:
         """Return it, in evaluation mode on the run's device. Raises Missing."""
@@ -127,11 +129,14 @@ class NoisyNetwork(Unit):
         model, _ = training.load_model(part.path, model=builder(ctx)[0]())
         return Network(str(self), model.to(ctx.device).eval(), part.digest, network(ctx, "point").like)
 
-    def _recipe(self, ctx: Context) -> training.Recipe:
+    def _recipe(self, ctx: Context) -> tuple[training.Recipe, dict[str, str]]:
+        make, described, _ = builder(ctx)
         try:
-            return training.recipe_for(builder(ctx)[0](), **_settings(ctx.config)).on(ctx.device)
+            untrained = make()
+            recipe = training.recipe_for(untrained, **_settings(ctx.config)).on(ctx.device)
         except (TypeError, ValueError) as error:
             raise ConfigError(f"certify.train: {error}") from error
+        return recipe, made_of(described, untrained)
 
     def _checkpoint(self, ctx: Context) -> Path:
         path = ctx.store.path(self.kind, self.inputs(ctx), self.suffix)

@@ -231,6 +231,9 @@ def _match(ctx: Context, path: Path) -> tuple[File, Tensor]:
         raise ConfigError(
             f"--import {path}: images are {list(found.images.shape[1:])}, those of the run {list(x.shape[1:])}"
         )
+    for what, other in (("clean images", found.clean), ("indices", found.index), ("labels", found.labels)):
+        if other is not None and len(other) != len(images):
+            raise ConfigError(f"--import {path}: {len(other)} {what} for {len(images)} adversarial ones")
     if found.clean is not None:
         place = _rows_of(x, found.clean.reshape(len(found.clean), *x.shape[1:]))
     else:

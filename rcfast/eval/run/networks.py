@@ -51,14 +51,7 @@ class TrainedNetwork(Unit):
         inputs, train = recipe(ctx, self.name)
         checkpoint, teacher = self._checkpoints(ctx)
         with explained(str(self)), threads(ctx.config.training_threads):
-            try:
-                model = train(checkpoint)
-            except ValueError as error:
-                if not (checkpoint.exists() or teacher.exists()):
-                    raise
-                ctx.progress.print(f"{error}; training starts anew")
-                self.tidy(ctx)
-                model = train(checkpoint)
+            model = from_checkpoint(ctx, lambda: train(checkpoint), checkpoint, teacher)
         path = ctx.store.path(self.kind, inputs, self.suffix)
         training.save_model(model, path, {key: inputs[key] for key in ("network", "seed", "recipe")})
         return Made(digest=weights_digest(model, {"inputs": inputs}))
@@ -228,8 +221,7 @@ def _recipe(ctx: Context, name: str) -> tuple[Described, Callable[[Path], nn.Mod
         inputs["recipe"] = asdict(recipe_for(untrained, **settings).on(ctx.device))
     except (TypeError, ValueError) as error:
         raise ConfigError(f"train.{name}: {error}") from error
-    if "architecture" not in described:  # a factory may read files, a folder may have another configuration
-        inputs["made"] = weights_digest(untrained)
+    inputs |= made_of(described, untrained)
     if name == "distillation":
         inputs["temperature"] = float(common["temperature"])
 
@@ -242,6 +234,24 @@ def _recipe(ctx: Context, name: str) -> tuple[Described, Callable[[Path], nn.Mod
         return fit(make().to(ctx.device), split, **call).model
 
     return inputs, train
+
+
+def made_of(described: Described, untrained: nn.Module) -> Described:
+    """What a part's key says of a network beside its description: a factory may read files, a folder change."""
+    return {} if "architecture" in described else {"made": weights_digest(untrained)}
+
+
+def from_checkpoint(ctx: Context, train: Callable[[], nn.Module], *checkpoints: Path) -> nn.Module:
+    """Return what is trained; anew where the checkpoints that an earlier run has left are of another training."""
+    try:
+        return train()
+    except ValueError as error:
+        if not any(path.exists() for path in checkpoints):
+            raise
+        ctx.progress.print(f"{error}; training starts anew")
+        for path in checkpoints:
+            path.unlink(missing_ok=True)
+        return train()
 
 
 def training_attack(settings: Described) -> Any:
