@@ -99,7 +99,9 @@ def test_slopes_that_are_infinite_at_black_pixels(attack):
 
 
 @pytest.mark.parametrize(
-    "attack", [RegionCW(steps=200, votes=200), APGD(eps=1.0, norm=2, steps=20)], ids=lambda a: type(a).__name__
+    "attack",
+    [RegionCW(steps=200, votes=200), APGD(eps=1.0, norm=2, steps=20)],
+    ids=lambda a: type(a).__name__,
 )
 def test_attacks_on_votes_take_such_slopes_inside_the_box_too(attack):
     model = network(classes=5)

@@ -17,7 +17,7 @@ def votes(logits, device="cpu"):
     return counts.cpu()
 
 
-@pytest.mark.parametrize("labels", [2, 3, 10, 15, 16, 17, 64, 65, 100, 1000])
+@pytest.mark.parametrize("labels", [2, 3, 4, 5, 7, 8, 9, 10, 15, 16, 17, 31, 32, 33, 64, 65, 100, 1000])
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_equals_reference_with_ties_and_nan(instruction_set, labels, dtype):  # noqa: F811
     generator = torch.Generator().manual_seed(labels)

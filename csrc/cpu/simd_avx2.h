@@ -5,7 +5,7 @@
 #include "../core/numbers.h"
 #include "../core/philox.h"
 #include "../core/region.h"
-#include "vote.h"
+#include "argmax_avx2.h"
 
 namespace rcfast::cpu {
 namespace {
@@ -146,7 +146,7 @@ struct Avx2 {
 
     template <class T>
     static int64_t argmax(const T* row, int64_t labels) {
-        return cpu::argmax(row, labels);
+        return ArgmaxAvx2::argmax(row, labels);
     }
 };
 
