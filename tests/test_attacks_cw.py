@@ -408,7 +408,12 @@ def test_l0_retries_only_take_away(digits):
 
 @pytest.mark.parametrize(
     "attack",
-    [CWL2.fast(), CWLinf.fast(), CWL0.fast(c_max=20.0), CWL0.fast(c_max=20.0, retries=0, iterations=60)],
+    [
+        CWL2.fast(),
+        CWLinf.fast(iterations=100),
+        CWL0.fast(c_max=20.0),
+        CWL0.fast(c_max=20.0, retries=0, iterations=60),
+    ],
     ids=lambda attack: f"{type(attack).__name__}-{attack.iterations}",
 )
 def test_the_least_noisy_point_on_the_way_is_handed_out(digits, attack):

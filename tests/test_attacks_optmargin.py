@@ -20,6 +20,7 @@ def moves(x, labels, attack):
     return torch.cat([found, torch.zeros_like(found[:, :1])], 1)
 
 
+@pytest.mark.slow
 def test_no_noisier_than_the_literal_loop():
     model, x = network(), inputs(8, 12, low=0.2, high=0.8)
     labels = predicted(model, x)

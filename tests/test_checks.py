@@ -129,7 +129,7 @@ def of_trace(found: Trace) -> dict[str, checks.Check]:
         JSMA(),
         CWL2.fast(),
         CWLinf.fast(iterations=60),
-        CWL0.fast(),
+        CWL0.fast(iterations=60),
         DeepFool(),
         Walk(keep_best=True),
     ],

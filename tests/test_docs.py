@@ -233,8 +233,8 @@ def test_the_examples_are_found() -> None:
     assert "" in examples()
 
 
-# They train residual networks or start processes that train, each by itself: half a minute.
-LONG = ("--dataset photos --set", "--processes")
+# They build or train residual networks and transformers, run twice, or start processes that train.
+LONG = ("--dataset photos", "--model hf:", "--processes", "--strict")
 
 
 @pytest.mark.parametrize(
