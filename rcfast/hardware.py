@@ -75,11 +75,27 @@ def float32_settings() -> list[tuple[Any, str, bool | str]]:
     return found
 
 
+_agreed: list[torch.dtype] = []  # what `auto` means while processes work together, the last one
+
+
+@contextmanager
+def auto_means(dtype: torch.dtype) -> Iterator[None]:
+    """``dtype="auto"`` means this for a while, whatever the device: processes that share a work compute alike."""
+    _agreed.append(dtype)
+    try:
+        yield
+    finally:
+        _agreed.remove(dtype)
+
+
 def automatic_dtype(device: torch.device) -> torch.dtype:
     """What ``dtype="auto"`` means on a device: bfloat16 where it multiplies faster in it, else float32.
 
     Without units for it bfloat16 is emulated, at a quarter of float32's speed (AVX2, MNIST network).
+    Inside :func:`auto_means` what was agreed.
     """
+    if _agreed:
+        return _agreed[-1]
     return torch.bfloat16 if bfloat16_units(device)[0] else torch.float32
 
 

@@ -71,7 +71,10 @@ def test_attack_under_no_grad_does_not_cut_the_gradient(small, precision):
 
 
 def test_deepfool_training_makes_deepfool_harder(digits):
-    """In the mean over three runs of a small network: single ratios are RATIOS (twelve runs, two roundings)."""
+    """In the mean over three runs of a small network: single ratios are 1.14 to 1.23.
+
+    Twelve runs on AVX2, and the same with torch's plainest kernels.
+    """
     from rcfast.attacks import DeepFool
 
     x, y = digits.test.x[:100], digits.test.y[:100]

@@ -27,7 +27,6 @@ from rcfast.eval.run.store import Part
 from rcfast.eval.run.team import Ended, News, Team, fresh
 
 ALIKE = ["--set", "threads=1"]
-KILLS = 20  # of forked ranks; torchrun loads torch anew after each, so that it gets fewer
 
 
 def environment() -> dict[str, str]:
@@ -139,14 +138,14 @@ def attempt(out: Path, ranks: int, seconds: float | None, dice: random.Random) -
     return ended
 
 
-def main(root: Path) -> int:
+def main(root: Path, kills: int) -> int:
     """Kill ranks again and again; where a run came to its end all the same, the next one begins in a new folder."""
     preload()
     dice, killed, alike = random.Random(1), 0, []
     assert attempt(root / "alone", 1, None, dice)
-    while killed < KILLS or not alike:
+    while killed < kills or not alike:
         out = root / f"out{len(alike)}"
-        limit = dice.uniform(0.3, 3) if killed < KILLS else None
+        limit = dice.uniform(0.3, 3) if killed < kills else None
         if attempt(out, 2 + killed % 2, limit, dice):
             alike.append(fingerprint(out) == fingerprint(root / "alone"))
         else:
@@ -155,11 +154,11 @@ def main(root: Path) -> int:
     return 0
 
 
-@pytest.mark.slow
-def test_twenty_killed_ranks_change_nothing(tmp_path: Path) -> None:
-    command = [sys.executable, __file__, str(tmp_path)]
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_killed_ranks_change_nothing(kills: int, tmp_path: Path) -> None:
+    command = [sys.executable, __file__, str(tmp_path), str(kills)]
     said = json.loads(subprocess.run(command, check=True, env=environment(), stdout=subprocess.PIPE).stdout)
-    assert said["killed"] == KILLS
+    assert said["killed"] == kills
     assert all(said["alike"]), said
 
 
@@ -372,6 +371,44 @@ def test_hardware_that_rounds_differently_is_refused(monkeypatch: pytest.MonkeyP
         assert "process 1 has another instruction set" in said[0]
 
 
+def test_precision_is_what_it_is_for_the_first_process(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Of processors that differ in bfloat16 units: votes, training and attacks of all take the first one's."""
+    from rcfast import hardware
+    from rcfast.eval import build
+    from rcfast.eval.run import alike
+    from rcfast.eval.run.inputs import resolved
+    from rcfast.eval.run.store import Store
+
+    cpu, agreed = torch.device("cpu"), {}
+
+    class Second(Team):
+        def settle(self, name: str, make: Any, waiting: Any = None) -> Any:
+            return agreed.get(name, make())
+
+        def gather(self, name: str, value: Any) -> list[Any]:
+            return [{**value, alike.PRECISION: agreed["precision"]}, value]
+
+    for first, second in (("bfloat16", False), ("float32", True)):
+        agreed["precision"] = first
+        monkeypatch.setattr(hardware, "bfloat16_units", lambda device, there=second: (there, "planted"))
+        with (
+            pytest.raises(
+                ConfigError, match=f"another precision that `auto` means than process 0 .* and {first}"
+            ),
+            alike.alike(Second(), Store(tmp_path), build("quick", settings=['device="cpu"'])),
+        ):
+            pass
+        config = build("quick", settings=["mixed_hardware=true", 'device="cpu"'])
+        before = hardware.automatic_dtype(cpu)
+        with alike.alike(Second(), Store(tmp_path), config) as (config, said):
+            assert "another precision" in said[0]
+            assert str(hardware.automatic_dtype(cpu)) == f"torch.{first}"
+            assert resolved(config, cpu).vote.dtype == {"bfloat16": "auto"}.get(first, first)
+        assert hardware.automatic_dtype(cpu) == before
+
+
 def test_a_folder_keeps_the_threads_it_was_begun_with(tmp_path: Path) -> None:
     from rcfast.eval import build
     from rcfast.eval.run.alike import alike
@@ -429,4 +466,4 @@ def test_a_network_takes_the_threads_of_those_who_have_none_to_train(
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    sys.exit(main(Path(sys.argv[1]), int(sys.argv[2])))

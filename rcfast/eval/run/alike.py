@@ -12,13 +12,19 @@ import torch
 from rcfast import info
 from rcfast.eval.run.begun import threads_of
 from rcfast.eval.run.config import TRAINED, Config, ConfigError
+from rcfast.eval.run.inputs import find_device
 from rcfast.eval.run.store import Store
 from rcfast.eval.run.team import Team
+from rcfast.hardware import auto_means, automatic_dtype
+
+PRECISION = "precision that `auto` means"
 
 
 @contextmanager
 def alike(team: Team, store: Store, config: Config) -> Iterator[tuple[Config, list[str]]]:
-    """Settle the numbers of threads and see that the hardware rounds alike; give the threads back afterwards.
+    """Settle the numbers of threads and what `auto` precision means, see that the hardware rounds alike.
+
+    Threads and precision are given back afterwards. `auto` is what it is for the first process.
 
     Threads are those of `config.threads`, else those with which the folder was begun, else this process's share of the
     cores; where fewer networks are to be trained than processes are there, those that train take the others' too.
@@ -26,25 +32,28 @@ def alike(team: Team, store: Store, config: Config) -> Iterator[tuple[Config, li
     Raises ConfigError for hardware that differs, unless `config.mixed_hardware` allows it.
     """
     own, training = team.settle("threads", lambda: _threads(team, store, config))
-    differences = _differences(team.gather("hardware", hardware()))
+    facts = hardware(find_device(config.device, team))
+    auto = team.settle("precision", lambda: facts[PRECISION])
+    differences = _differences(team.gather("hardware", facts))
     if differences and not config.mixed_hardware:
         raise ConfigError(
             f"{differences[0]}, so that results would depend on who did what; use like machines, or "
             "--set mixed_hardware=true, which the report says"
         )
     said = [f"Parts were computed on hardware that may round differently: {d}." for d in differences]
-    with threads(own):
+    with threads(own), auto_means(getattr(torch, auto)):
         yield dataclasses.replace(config, threads=own, training_threads=training), said
 
 
-def hardware() -> dict[str, str]:
-    """Return what decides how a process rounds, beside its threads."""
+def hardware(device: torch.device) -> dict[str, str]:
+    """Return what decides how a process computes on its device, beside its threads."""
     facts = info.environment()
     return {
         "instruction set": str(facts["native"].get("instruction_set")),
         "instruction set of torch": facts["torch_cpu_capability"],
         "torch": str(torch.__version__),
         "rcfast": facts["rcfast"],
+        PRECISION: str(automatic_dtype(device)).removeprefix("torch."),
         "GPU": ", ".join(sorted(set(facts["cuda_devices"]))) or "none",
     }
 
