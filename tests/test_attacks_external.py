@@ -103,3 +103,18 @@ def test_errors():
     if "torchattacks" not in HAVE:
         with pytest.raises(ImportError, match=r"needs torchattacks.*pip install 'rcfast\[peers\]'"):
             external("torchattacks:PGD")(net, x, predicted(net, x.double()))
+
+
+@pytest.mark.skipif("foolbox" not in HAVE, reason="foolbox is not installed")
+def test_the_boundary_attack_walks_nearer_with_more_queries():
+    net, x = linear(12, 2), images(2)
+    labels = predicted(net, x.double())
+    vote = RegionClassifier(net, 0.05, m=20)
+    noise = []
+    for queries in (40, 4_000):
+        attack = external("foolbox:BoundaryAttack", steps=200, queries=queries)
+        result = attack(vote, x, labels)
+        assert result.success.all()
+        assert (vote.predict(result.adversarial) != labels).all()
+        noise.append(result.mean_noise(2))
+    assert noise[1] < 0.95 * noise[0]
