@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.module import _has_any_global_hook
 
 from . import ops, winograd
+from .ops.conv3x3 import _conv3x3_
 
 
 class FusedConv(nn.Module):
@@ -83,7 +84,7 @@ def _run(x: Tensor, weights: Tensor, bias: Tensor, padding: int, relu: bool, poo
     sides = [(side + 2 * padding - 2) // (2 if pool else 1) for side in x.shape[2:]]
     shape = (len(x), len(bias), *sides)
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    ops.conv3x3_(out, x, weights, bias, padding=padding, relu=relu, pool=pool)
+    _conv3x3_(out, x, weights, bias, padding, relu, pool)  # all of it right by what was packed and allocated
     return out
 
 

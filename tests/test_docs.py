@@ -8,6 +8,7 @@ import ast
 import importlib.util
 import re
 import shlex
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -226,6 +227,21 @@ def small(path: Path, side: int, classes: int) -> None:
     path.parent.mkdir(exist_ok=True)
     x, y = np.random.default_rng(0).random((300, side, side)), np.arange(300) % classes
     np.savez(path, x_train=x, y_train=y, x_test=x[:50], y_test=y[:50])
+
+
+@pytest.mark.parametrize("page", ["scaling.md", "gpu.md"])
+def test_commands_for_many_hosts_are_shell_and_known_to_the_evaluation(page: str) -> None:
+    """torchrun, srun and the script for Slurm cannot run here; what they start is parsed."""
+    blocks = re.findall(r"```sh\n(.*?)```", (DOCS / page).read_text(encoding="utf-8"), re.DOTALL)
+    started = []
+    for block in blocks:
+        subprocess.run(["bash", "-n"], input=block, text=True, check=True)
+        for line in block.replace("\\\n", "").splitlines():
+            if "torchrun" in line and "rcfast.eval" in line:
+                options = line.partition("-m rcfast.eval")[2].partition("#")[0]
+                started.append(cli.parser().parse_args(shlex.split(options)))
+    assert page != "scaling.md" or len(started) >= 4
+    assert all(one.out for one in started)
 
 
 def test_the_examples_are_found() -> None:

@@ -137,18 +137,21 @@ def test_the_time_of_an_attack_is_what_it_took_before_or_grows_with_its_budget(t
         return prepare(config, tmp_path, [], Store(tmp_path, readonly=True), Progress("quiet"))
 
     full, cut = context(), context("attacks.settings.T-CW-L2.iterations=250")
-    guesses = [Pace(0.0005, 0.001).attack(ctx, case) for ctx in (cut, full)]
+    guesses = [Pace(0.0005, 0.001, 0.002).attack(ctx, case, 10) for ctx in (cut, full)]
     assert 0.25 * guesses[1] < guesses[0] < guesses[1]
-    pace = Pace(0.0005, 0.001, {digest([case.attack, settings(make(cut.config, case, cut.device))]): 7.0})
-    assert pace.attack(cut, case) == 7.0
-    assert pace.attack(full, case) == guesses[1]
+    known = {digest([case.attack, settings(make(cut.config, case, cut.device))]): 7.0}
+    pace = Pace(0.0005, 0.001, 0.002, known=known)
+    assert pace.attack(cut, case, 3) == 21.0
+    assert pace.attack(full, case, 10) == guesses[1]
+    slow = Pace(0.0005, 0.001, 0.002, one=0.01)  # what surrounds a pass is spent once, for all rows
+    assert 1.05 * guesses[1] < slow.attack(full, case, 10) < 10 * slow.attack(full, case, 1)
 
 
 def test_the_size_of_a_compared_vote_is_guessed_from_its_own_examples(tmp_path: Path) -> None:
     def guess(count: int) -> float:
         config = build("quick", settings=[f"compare.validation={count}"])
         ctx = prepare(config, tmp_path, [], Store(tmp_path, readonly=True), Progress("quiet"))
-        return LearntSize("cube").seconds(ctx, Pace(0.0005, 0.001))
+        return LearntSize("cube").seconds(ctx, Pace(0.0005, 0.001, 0.002))
 
     assert guess(20) == pytest.approx(guess(40) / 2)
     assert guess(0) == guess(10**6) > guess(40)  # all of them

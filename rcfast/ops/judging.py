@@ -30,6 +30,9 @@ def _judge_(
     stop: str | None,
     alpha: float,
 ) -> None:
+    places = who.numpy()
+    if len(places) and not 0 <= places.min() <= places.max() < len(counts):
+        raise ValueError(f"who must lie in [0, {len(counts) - 1}], got {places.min()} to {places.max()}")
     tensors = (counts, opening, samples, decided, state, who, votes)
     sizes = (len(who), counts.shape[1], list(checkpoints))
     native().judge(*(t.data_ptr() for t in tensors), *sizes, opens, m, STOPS[stop], alpha)
@@ -86,8 +89,6 @@ def judge_(
             raise ValueError(f"{name} must be contiguous and on the CPU, got {tensor.device}")
     if labels < 2:
         raise ValueError(f"counts must have at least 2 labels, got {labels}")
-    if active and not 0 <= int(who.min()) <= int(who.max()) < len(counts):
-        raise ValueError(f"who must lie in [0, {len(counts) - 1}], got {int(who.min())} to {int(who.max())}")
     if stop not in STOPS:
         raise ValueError(f"stop must be 'sequential', 'exact' or None, got {stop!r}")
     state = torch.empty(active, dtype=torch.uint8)

@@ -160,7 +160,7 @@ class NetworkAttack(Adversarial):
         return first * targets + first % targets
 
     def seconds(self, ctx: Context, pace: Pace) -> float:
-        return self.size(ctx) * pace.attack(ctx, self.case)
+        return pace.attack(ctx, self.case, self.size(ctx))
 
 
 def batch_of(ctx: Context) -> int:

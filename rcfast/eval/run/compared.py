@@ -179,7 +179,7 @@ class VoteAttack(Adversarial):
 
     def seconds(self, ctx: Context, pace: Pace) -> float:
         own = region_cw(ctx)
-        once = own.steps * own.points * pace.training + 2 * own.votes * pace.forward
+        once = own.steps * own.points * pace.backward + 2 * own.votes * pace.forward
         return self.size(ctx) * own.restarts * once
 
 

@@ -118,7 +118,7 @@ class TracedAttack(Unit):
         return checked(ctx) * self.times
 
     def seconds(self, ctx: Context, pace: Pace) -> float:
-        return self.size(ctx) * pace.attack(ctx, self.case)
+        return self.times**0.5 * pace.attack(ctx, self.case, checked(ctx))
 
 
 def observed(ctx: Context, case: Case) -> attack.NetworkAttack | TracedAttack:

@@ -6,16 +6,16 @@ from dataclasses import dataclass
 
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.examples import DrawnExamples
-from rcfast.eval.run.networks import builder
-from rcfast.eval.run.pace import Pace, backward_seconds, forward_seconds, remembered
+from rcfast.eval.run.networks import TrainedNetwork, builder, recipe
+from rcfast.eval.run.pace import Pace, backward_seconds, forward_seconds, remembered, training_seconds
 from rcfast.eval.run.power import FEW, comparisons, power
 from rcfast.eval.run.progress import duration
 from rcfast.eval.run.unit import STAGES, Unit
 from rcfast.eval.run.voter import Voter, precision
 from rcfast.regions import Cube
-from rcfast.training.recipe import Recipe
+from rcfast.training import Recipe
 
-DRAWING = 20.0  # seconds
+DRAWING = 10.0  # seconds
 
 
 @dataclass
@@ -52,11 +52,15 @@ def describe(
     make, _, given = builder(ctx)
     network, config = given or make(), ctx.config
     network = network.to(ctx.device)
-    backward = backward_seconds(network, ctx, Recipe().dtype(ctx.device))
+    usual = Recipe().dtype(ctx.device)
+    backward, one = backward_seconds(network, ctx, usual), backward_seconds(network, ctx, usual, 1)
+    fitting = backward
+    if any(isinstance(unit, TrainedNetwork) for unit in plan(ctx)):
+        fitting = training_seconds(network, ctx, Recipe(**recipe(ctx, "point")[0]["recipe"]))
     like = ctx.dataset.test.x[:1].to(ctx.device)
     dtype = precision(config.vote.dtype, Cube(Pace.likely_r), like)
     forward = forward_seconds(Voter(network, dtype), ctx)
-    rows, jobs = count(ctx, plan, Pace(forward, backward, remembered(ctx.store)))
+    rows, jobs = count(ctx, plan, Pace(forward, backward, fitting, one, remembered(ctx.store)))
     lines = [
         f"{config.data.name} ({len(ctx.dataset.train)} / {len(ctx.dataset.validation)} / "
         f"{len(ctx.dataset.test)} examples), preset {config.preset}, into {ctx.out}",

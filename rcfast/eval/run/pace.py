@@ -1,15 +1,17 @@
 """How long work takes: a guess from the speed of the network here and from what this folder has seen."""
 
+import copy
 import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import torch
 from torch import Tensor, nn
 
-from rcfast import attacks
+from rcfast import attacks, training
+from rcfast.data import Split
 from rcfast.eval.run.attack import Case, make, settings
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import rows_at_once
@@ -17,20 +19,21 @@ from rcfast.eval.run.store import Store, digest
 from rcfast.running import evaluating, plain
 
 REGION_CW, OPT_MARGIN = ("T-RegionCW", "T-RegionCW-L0", "T-RegionCW-Linf"), ("T-OptMargin", "OptMargin")
-# Passes forward and backward, in the precision of training, that take the time of one adversarial example, as
-# measured on MNIST in batches of 90.
+# Passes forward and backward that take the time of one adversarial example, as measured on MNIST in batches of 90; and
+# how often as much a pass of a single row adds, once for all rows: small networks wait for what surrounds a pass.
+AROUND = 3.5
 PASSES = {
     "paper": {
-        **{"T-JSMA": 200, "T-CW-L0": 5500, "T-FGSM": 120, "T-IGSM": 1500, "T-CW-Linf": 4600},
+        **{"T-JSMA": 120, "T-CW-L0": 5500, "T-FGSM": 60, "T-IGSM": 600, "T-CW-Linf": 4600},
         **{
             "T-CW-L2": 2100,
             "DeepFool": 150,
-            **dict.fromkeys(REGION_CW, 720),
+            **dict.fromkeys(REGION_CW, 450),
             **dict.fromkeys(OPT_MARGIN, 180),
         },
     },
     "fast": {
-        **{"T-JSMA": 200, "T-CW-L0": 1000, "T-FGSM": 80, "T-IGSM": 300, "T-CW-Linf": 700},
+        **{"T-JSMA": 120, "T-CW-L0": 1000, "T-FGSM": 50, "T-IGSM": 150, "T-CW-Linf": 700},
         **{
             "T-CW-L2": 270,
             "DeepFool": 150,
@@ -48,18 +51,21 @@ SAMPLES = {
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds per example of a forward pass and, in the precision of training, of a forward and backward pass.
+    """Seconds per example of a forward pass, of one forward and backward in the image, and of one of training.
 
+    one: seconds of such a pass of an attack with a single row.
     known: seconds per adversarial example of the attacks that this folder has seen, by their settings.
     """
 
     forward: float
+    backward: float
     training: float
+    one: float = 0.0
     known: dict[str, float] = field(default_factory=dict)
     likely_r: float = 0.3  # where Algorithm 1 may end
 
-    def attack(self, ctx: Context, case: Case) -> float:
-        """Return seconds per adversarial example: what the attack took before, or its usual number of passes.
+    def attack(self, ctx: Context, case: Case, rows: int) -> float:
+        """Return seconds of an attack on so many rows: what it took before, or its usual number of passes.
 
         Most examples leave before the budget's end, so a smaller budget saves less than its share.
         """
@@ -67,7 +73,12 @@ class Pace:
         made, usual = make(ctx.config, case, ctx.device), attacks.get(case.attack, budget=budget)
         share = iterations(made) / iterations(usual)
         passes = PASSES[budget][case.attack] * share**0.5
-        return self.known.get(digest([case.attack, settings(made)]), passes * self.training)
+        known = self.known.get(digest([case.attack, settings(made)]))
+        return passes * rows * self.backward + self.around(passes) if known is None else rows * known
+
+    def around(self, steps: float) -> float:
+        """Return the seconds of so many steps of an attack that do not depend on its rows."""
+        return AROUND * steps * self.one
 
     def label(self, ctx: Context, *, votes: bool, adversarial: bool) -> float:
         """Return seconds per label, by a network or by votes."""
@@ -96,9 +107,9 @@ def forward_seconds(call: Callable[[Tensor], Tensor], ctx: Context) -> float:
         return _least(lambda: call(x)) / len(x)
 
 
-def backward_seconds(model: nn.Module, ctx: Context, dtype: torch.dtype) -> float:
-    """Return seconds per example of a forward and backward pass in `dtype`."""
-    x = _few(ctx)
+def backward_seconds(model: nn.Module, ctx: Context, dtype: torch.dtype, rows: int | None = None) -> float:
+    """Return seconds per example of a forward and backward pass in `dtype`, as attacks make them; of so many rows."""
+    x = _few(ctx)[:rows]
     function = plain(model).reformatted(x)
 
     def run() -> Tensor:
@@ -108,6 +119,19 @@ def backward_seconds(model: nn.Module, ctx: Context, dtype: torch.dtype) -> floa
                 total = function(leaf).sum()
             torch.autograd.grad(total, leaf)
         return total.detach()
+
+    return _least(run) / len(x)
+
+
+def training_seconds(model: nn.Module, ctx: Context, recipe: training.Recipe) -> float:
+    """Return seconds per example of a step of training, tried on a copy of the model."""
+    x = _few(ctx)
+    few, short = Split(x, ctx.dataset.train.y[: len(x)]), {**asdict(recipe), "epochs": 1}
+    twin = copy.deepcopy(model)
+
+    def run() -> Tensor:
+        training.fit(twin, few, **short)
+        return torch.zeros(())
 
     return _least(run) / len(x)
 

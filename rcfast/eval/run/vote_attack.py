@@ -138,7 +138,9 @@ class VoteAttack(Adversarial):
         points = getattr(made, "steps", 500) * getattr(made, "points", 1) * getattr(made, "restarts", 1)
         if isinstance(made, External):
             points = made.queries * max(made.points, 30)
-        return self.size(ctx) * (known or points * pace.training + 3 * ctx.config.vote.m * pace.forward)
+        each = points * pace.backward + 3 * ctx.config.vote.m * pace.forward
+        once = pace.around(getattr(made, "steps", 0) * getattr(made, "restarts", 1))
+        return self.size(ctx) * each + once if known is None else self.size(ctx) * known
 
 
 def result_of(adversarial: Tensor, clean: Tensor) -> AttackResult:
