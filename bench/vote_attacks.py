@@ -26,6 +26,7 @@ import torch
 from common import RESULTS, commit, dataset_and_model, header, slug, table, write
 from torch import Tensor, nn
 from vote_bars import bars
+from vote_speed import speed
 
 from rcfast import RegionClassifier, learn_length
 from rcfast.attacks import APGD, CWL2, AttackResult, Judgement, OptMargin, RegionCW, external, judge
@@ -181,12 +182,18 @@ def on_vote_within(task: Task, norm: float, eps: float) -> Piece:
     return judged(vote, result, task.y, targeted=False, seconds=seconds)
 
 
+def all_rows(task: Task) -> Piece:
+    x, targets = (torch.cat(parts) for parts in zip(*map(task.rows, range(len(task.x))), strict=True))
+    return speed(task.model, x, targets, task.r)
+
+
 def pieces(task: Task, many: Task, peer: Path | None, name: str) -> dict[str, Callable[[], Piece]]:
     """What is measured of the data set of this name, in the order of what matters."""
     found: dict[str, Callable[[], Piece]] = {}
     images = range(len(task.x))
     for i in images:
         found[f"region_cw {i}"] = partial(on_vote, task, i, RegionCW())
+    found[f"speed {torch.get_num_threads()}"] = partial(all_rows, task)
     for i in images:
         found[f"combined {i}"] = partial(combined, task, i)
     budgets = CIFAR10 if name == "cifar10" else (*((INF, eps) for eps in LINF), *((2.0, eps) for eps in L2))
