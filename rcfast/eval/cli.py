@@ -25,7 +25,7 @@ EPILOG = f"""\
 stages     train (networks, length r), attack, vote, tabulate, draw. Each is kept in the output folder,
            part by part, under a key made from its inputs: run the same command again after Ctrl-C, a crash
            or a full disk and it goes on; change a setting and only what depends on it is done again.
-presets    quick: digits, minutes. cpu: MNIST, one to two hours on two cores. paper: as published, for a GPU.
+presets    quick: digits, minutes. cpu: MNIST, about an hour on two cores. paper: as published, for a GPU.
            Any value: --set protocol.examples=50 --set 'vote.seeds=[0,1,2,3]'. See rcfast/eval/presets/.
 outputs    {", ".join(outputs.NAMES)}
 exit codes 0 done, 1 failed, 2 bad arguments, 3 a check failed (--strict), 130 interrupted
