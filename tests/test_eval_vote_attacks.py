@@ -232,3 +232,17 @@ def test_defence_attacks_and_judges_vote_in_one_precision_fit_for_r(
         full = region_judge(own, r, replace(vote, dtype="float32"))
         assert np.array_equal(lead, full.label(x, 0)[1])
         assert defence.identity == full.identity
+
+
+def test_another_version_of_a_library_gives_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of attacks on votes, on networks and their repetitions by the checks alike: all are keyed by these settings."""
+    from rcfast.attacks import external
+    from rcfast.eval.run.attack import settings
+
+    attack, found = external("foolbox:HopSkipJumpAttack"), []
+    for version in ("1.0", "2.0"):
+        monkeypatch.setattr("importlib.metadata.version", lambda package, v=version: f"{package} {v}")
+        found.append(settings(attack))
+    assert found[0].pop("library") == "foolbox 1.0"
+    assert found[1].pop("library") == "foolbox 2.0"
+    assert found[0] == found[1]

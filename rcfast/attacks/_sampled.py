@@ -12,6 +12,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -139,27 +140,28 @@ class Sampled:
         all_logits, grads = [], []
         for some in self._groups(len(x), samples):
             some = some.to(x.device)
-            if not self.votes:
-
-                def of_one(logits: Tensor, some: Tensor = some) -> Tensor:
-                    return loss(logits[:, None], some)
-
-                logits, (grad,) = self.network.gradients(x[some], rows[some], of_one)
-                all_logits.append(logits[:, None])
-                grads.append(grad)
-                continue
-            with torch.enable_grad():
-                leaf = x[some].detach().requires_grad_(True)
-                points = self._points(leaf, rows[some], first, samples)
-                asked = rows[some].repeat_interleave(samples)
-                logits = logits_in_parts(self.network, points.flatten(0, 1), asked)
-                if not logits.requires_grad:
-                    raise TypeError("model must be differentiable: its logits carry no gradient in x")
-                logits = logits.unflatten(0, (len(some), samples))
-                (grad,) = torch.autograd.grad(loss(logits, some).sum(), leaf)
-            all_logits.append(logits.detach())
-            grads.append(self.network.finite(grad))
+            of_these = (
+                partial(self._of_points, first=first, samples=samples) if self.votes else self._of_network
+            )
+            logits, grad = of_these(x[some], rows[some], lambda z, some=some: loss(z, some))  # type: ignore[misc]
+            all_logits.append(logits)
+            grads.append(grad)
         return torch.cat(all_logits), torch.cat(grads)
+
+    def _of_points(
+        self, x: Tensor, rows: Tensor, loss: Callable[[Tensor], Tensor], *, first: int, samples: int
+    ) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            leaf = x.detach().requires_grad_(True)
+            logits = self.differentiable(leaf, rows, first=first, samples=samples)
+            if not logits.requires_grad:
+                raise TypeError("model must be differentiable: its logits carry no gradient in x")
+            (grad,) = torch.autograd.grad(loss(logits).sum(), leaf)
+        return logits.detach(), self.network.finite(grad)
+
+    def _of_network(self, x: Tensor, rows: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        logits, (grad,) = self.network.gradients(x, rows, lambda z: loss(z[:, None]))
+        return logits[:, None], grad
 
     def logits(self, x: Tensor, rows: Tensor, *, first: int, samples: int) -> Tensor:
         """Logits [n,k,L] of points ``first`` to ``first + k`` around x [n,...], without gradient."""

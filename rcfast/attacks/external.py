@@ -108,8 +108,11 @@ class External(SampledAttack):
 
     @property
     def version(self) -> str:
-        """Of the library, which decides what is found. Raises importlib.metadata.PackageNotFoundError."""
-        return metadata.version(LIBRARIES[self.name.partition(":")[0]][1])
+        """Of the library, which decides what is found; empty where it is not there, which `find` tells."""
+        try:
+            return metadata.version(LIBRARIES[self.name.partition(":")[0]][1])
+        except metadata.PackageNotFoundError:
+            return ""
 
     def find(self) -> Run:
         """The library's attack. Raises ImportError or AttributeError where it is not there."""

@@ -21,7 +21,6 @@ from .theorems import Theorem, theorem
 if TYPE_CHECKING:
     from ..classifier import RegionClassifier
 
-MAX_POINTS = 2**31 - 1  # that an example can have
 FIRST_LOOK, GROWTH = 16, 1.2  # an anytime certificate looks after 16 points, then after 1.2 times as many
 Floats = NDArray[np.float64]
 
@@ -62,12 +61,10 @@ class Question:
     norm: Norm | None
 
     def __post_init__(self) -> None:
-        check_int("n0", self.n0, 1, 2**30)
+        check_int("n0", self.n0, 1, 2**30 - 1)  # together as many as a tally takes
         check_int("n", self.n, 1, 2**30)
         if self.n < self.n0:
             raise ValueError(f"n must be at least n0 = {self.n0}, got {self.n}")
-        if self.n + self.n0 > MAX_POINTS:
-            raise ValueError(f"n must be at most {MAX_POINTS - self.n0} with n0 = {self.n0}, got {self.n}")
         check_number("alpha", self.alpha, 0, 1, "()")
         if self.radius is not None:
             check_number("radius", self.radius, 0, math.inf, "()")

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from rcfast import attacks
-from rcfast.attacks import Attack
+from rcfast.attacks import Attack, External
 from rcfast.eval.checks import Recorder, observing
 from rcfast.eval.run.config import Config, ConfigError
 from rcfast.eval.run.context import Context
@@ -197,11 +197,10 @@ def make(config: Config, case: Case, device: torch.device | None = None) -> Atta
 
 
 def settings(attack: Attack) -> dict[str, Any]:
-    """Return an attack's class and hyperparameters."""
-    return {
-        "class": type(attack).__name__,
-        **{f.name: _plain(getattr(attack, f.name)) for f in fields(attack)},
-    }
+    """Return an attack's class and hyperparameters, and of which version a library is whose attack it is."""
+    found = {f.name: _plain(getattr(attack, f.name)) for f in fields(attack)}
+    library = {"library": attack.version} if isinstance(attack, External) else {}
+    return {"class": type(attack).__name__, **found, **library}
 
 
 def _plain(value: Any) -> Any:

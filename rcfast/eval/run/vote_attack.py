@@ -104,12 +104,10 @@ class VoteAttack(Adversarial):
                 raise ConfigError(f"attacks.vote: {error}") from error
 
     def inputs(self, ctx: Context) -> dict[str, Any]:
-        made = make(ctx.config, self.case, ctx.device)
         return {
             "version": ATTACK,
             "attack": self.case.attack,
-            "settings": settings(made),
-            **({"library": made.version} if isinstance(made, External) else {}),
+            "settings": settings(make(ctx.config, self.case, ctx.device)),
             "vote": judge_of(ctx, DEFENCE).identity,
             "seed": ctx.config.vote.seeds[0],
             "examples": digest_examples(examples(ctx), self.rows),
