@@ -178,13 +178,15 @@ void saliency_pair(Address out, Address a, Address b, Address free, Address work
 #endif
 }
 
-void conv3x3(Address out, Address x, Address weights, Address bias, int64_t images, int64_t height,
-             int64_t width, int64_t channels, int64_t filters, int padding, bool winograd, bool relu,
-             bool pool, int threads) {
+void conv3x3(Address out, Address x, Address weights, Address bias, Address added, Address gate,
+             int64_t images, int64_t height, int64_t width, int64_t channels, int64_t filters, int padding,
+             bool winograd, bool relu, bool pool, int threads) {
     const rcfast::Conv3x3 args{pointer<float>(out),
                                pointer<const float>(x),
                                pointer<const float>(weights),
                                pointer<const float>(bias),
+                               pointer<const float>(added),
+                               pointer<const float>(gate),
                                images,
                                height,
                                width,

@@ -121,14 +121,17 @@ struct SaliencyPair {
 constexpr int64_t kSaliencyTile = 256;
 
 // out [images, height', width', filters] <- bias + 3x3 convolution of x [images, height, width, channels],
-// both channels_last, stride 1, padding 0 to 2; then max(0, .) if relu; then maxima over 2x2 if pool
-// (Winograd only). weights: [36, F, channels, 16] transformed if winograd, else [9, F, channels, 16], F =
-// ceil(filters / 16); filters and, if winograd, channels are multiples of 8.
+// both channels_last, stride 1, padding 0 to 2. Then: maxima over 2x2 if pool, plus added, max(0, .) if relu,
+// 0 where gate is at most 0; all but relu with Winograd only. weights: [36, F, channels, 16] transformed if
+// winograd, else [9, F, channels, 16], F = ceil(filters / 16); filters and, if winograd, channels are
+// multiples of 8.
 struct Conv3x3 {
     float* out;
     const float* x;
     const float* weights;
-    const float* bias;  // [filters]
+    const float* bias;   // [filters]
+    const float* added;  // as out, or null
+    const float* gate;   // as out, or null
     int64_t images, height, width, channels, filters;
     int padding;
     bool winograd, relu, pool;

@@ -21,15 +21,18 @@ def random(images, channels, filters, height, width, seed=0):
     return x.contiguous(memory_format=torch.channels_last), weight, bias
 
 
-def convolve(x, weight, bias, *, padding=0, pool=False, relu=False):
+def convolve(x, weight, bias, *, padding=0, pool=False, **options):
     sides = [(side + 2 * padding - 2) // (2 if pool else 1) for side in x.shape[2:]]
     out = torch.full((len(x), len(weight), *sides), math.nan).contiguous(memory_format=torch.channels_last)
-    ops.conv3x3_(out, x, winograd.pack(weight), bias, padding=padding, relu=relu, pool=pool)
+    ops.conv3x3_(out, x, winograd.pack(weight), bias, padding=padding, pool=pool, **options)
     return out
 
 
 def check(x, weight, bias, **options):
-    expected = reference.conv3x3(x.double(), weight.double(), bias.double(), **options)
+    doubled = {
+        name: value.double() if name in ("added", "gate") else value for name, value in options.items()
+    }
+    expected = reference.conv3x3(x.double(), weight.double(), bias.double(), **doubled)
     got = convolve(x, weight, bias, **options)
     largest = float(expected.abs().max()) if expected.numel() else 1.0
     torch.testing.assert_close(got.double(), expected, rtol=0, atol=CLOSE * max(largest, 1.0))
@@ -46,6 +49,25 @@ def test_is_the_convolution(instruction_set, channels, filters, padding):  # noq
             check(x, weight, bias, padding=padding, relu=relu)
             if channels > ops.CONV_FEW and min(height, width) + 2 * padding >= 4:
                 check(x, weight, bias, padding=padding, relu=relu, pool=True)
+
+
+@pytest.mark.parametrize(("height", "width"), [(3, 3), (4, 7), (9, 5), (13, 14)])
+@pytest.mark.parametrize("pool", [False, True])
+def test_a_residual_and_a_gate(instruction_set, height, width, pool):  # noqa: F811
+    x, weight, bias = random(3, 16, 24, height, width)
+    shape = (3, 24, height // 2, width // 2) if pool else (3, 24, height, width)
+    generator = torch.Generator().manual_seed(1)
+    added, gate = (
+        torch.randn(shape, generator=generator).contiguous(memory_format=torch.channels_last)
+        for _ in range(2)
+    )
+    gate[:, :, 0].zero_()
+    for relu in (False, True):
+        for more in ({"added": added}, {"gate": gate}, {"added": added, "gate": gate}):
+            check(x, weight, bias, padding=1, relu=relu, pool=pool, **more)
+    gate.fill_(math.nan)  # as in torch: the gradient passes where the result of a ReLU is NaN
+    passed = convolve(x, weight, bias, padding=1, pool=pool, gate=gate)
+    assert torch.equal(passed, convolve(x, weight, bias, padding=1, pool=pool))
 
 
 @settings(max_examples=60, deadline=None)
@@ -134,6 +156,15 @@ OUT = torch.zeros(2, 8, 4, 4).contiguous(memory_format=torch.channels_last)
         ({"padding": 3}, ValueError, r"padding must lie in \[0, 2\], got 3"),
         ({"padding": -1}, ValueError, r"padding must lie in \[0, 2\], got -1"),
         ({"pool": True}, ValueError, r"out must have shape \[2, 8, 2, 2\]"),
+        ({"added": OUT[:, :, :2]}, ValueError, r"added must have shape \[2, 8, 4, 4\], got \[2, 8, 2, 4\]"),
+        ({"gate": OUT.double()}, TypeError, "gate must be torch.float32"),
+        ({"added": OUT.contiguous()}, ValueError, "added must be channels_last"),
+        ({"gate": OUT.to("meta")}, ValueError, "gate must be on cpu"),
+        (
+            {"x": torch.zeros(2, 1, 6, 6), "weights": torch.zeros(9, 1, 1, 16), "added": OUT},
+            ValueError,
+            "added must be None with up to 4 channels",
+        ),
         (
             {"x": torch.zeros(2, 1, 6, 6), "weights": torch.zeros(9, 1, 1, 16), "pool": True},
             ValueError,
@@ -154,4 +185,4 @@ def test_opcheck_and_version_counter():
     ops.conv3x3_(out, x, WEIGHTS, BIAS)
     assert out._version == before + 1
     op = torch.ops.rcfast.conv3x3_.default
-    torch.library.opcheck(op, (out, x, WEIGHTS, BIAS, 0, True, False))
+    torch.library.opcheck(op, (out, x, WEIGHTS, BIAS, 0, True, False, OUT, None))

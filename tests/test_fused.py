@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 import torch
+import torchvision
 from torch import Tensor, nn
 from torch.nn.utils import prune
 
 from rcfast import models, ops
 from rcfast.eval.run.voter import Voter
-from rcfast.fused import FusedConv, fused
+from rcfast.fused import FusedBlock, FusedConv, fused
 from rcfast.running import plain
 
 pytestmark = pytest.mark.skipif(
@@ -141,6 +142,152 @@ def test_what_follows_a_convolution_joins_it() -> None:
         (0, False, False),
     ]
     close(twin, model, images((3, 19, 19)))
+
+
+def residual(twin: nn.Module) -> int:
+    return sum(isinstance(part, FusedBlock) for part in twin.modules())
+
+
+def photographer(**options: Any) -> nn.Module:
+    """A ResNet of torchvision, with normalisations that do something."""
+    torch.manual_seed(0)
+    model = torchvision.models.ResNet(num_classes=5, **options).eval()
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            for tensor in (part.running_mean, part.running_var, part.weight, part.bias):
+                tensor.data.copy_(torch.rand_like(tensor) + 0.5)
+    return model
+
+
+BASIC, BOTTLENECK = torchvision.models.resnet.BasicBlock, torchvision.models.resnet.Bottleneck
+
+
+def of_timm(name: str) -> nn.Module:
+    timm = pytest.importorskip("timm")
+    return timm.create_model(name, num_classes=5).eval()
+
+
+RESIDUAL: dict[str, Any] = {  # a network, its residual blocks on the kernel, and its convolutions
+    "ours": (lambda: network("cifar_resnet"), 7, 17),
+    "torchvision, basic": (lambda: photographer(block=BASIC, layers=[2, 1, 2, 1]), 3, 9),
+    "torchvision, bottleneck": (lambda: photographer(block=BOTTLENECK, layers=[2, 1, 1, 1]), 0, 2),
+    "timm, basic": (lambda: of_timm("resnet18"), 5, 13),
+    "timm, bottleneck": (lambda: of_timm("resnet26"), 0, 5),
+}
+
+
+@pytest.mark.parametrize("kind", RESIDUAL)
+def test_residual_blocks(kind: str) -> None:
+    make, blocks, convolutions = RESIDUAL[kind]
+    model = make()
+    twin, x = fused(model), images((3, 32, 32))
+    assert twin is not None
+    assert (residual(twin), len(kernels(twin))) == (blocks, convolutions)
+    assert all(part._layers[1] is not None for part in kernels(twin)), "each takes its normalisation along"
+    close(twin, model, x)
+    found = []
+    for function in (twin, model):
+        leaf = x.clone().requires_grad_()
+        logits = function(leaf)
+        found.append(torch.autograd.grad((logits * torch.arange(logits.shape[1])).sum(), leaf)[0])
+    apart = (found[0] - found[1]).flatten(1).norm(dim=1) / found[1].flatten(1).norm(dim=1)
+    assert apart.median() < 1e-5
+    assert apart.max() < 0.05
+
+
+class Tapped(nn.Module):
+    """Takes what lies between two convolutions of a Sequential a second time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(
+            nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU()
+        )
+        self.last = nn.Linear(8 * 36, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        first, act, second, act_again = self.body
+        x = act(first(x))
+        return self.last((x + act_again(second(x))).flatten(1))
+
+
+def test_a_gradient_takes_the_relu_before_it_along() -> None:
+    torch.manual_seed(0)
+    layers = [
+        *(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()),
+        *(nn.Conv2d(8, 16, 3), nn.ReLU()),
+        *(nn.Conv2d(16, 16, 3), nn.Tanh()),  # what follows has no ReLU to take
+        *(nn.Conv2d(16, 16, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2)),  # the maxima stand between
+        *(BASIC(16, 16), BASIC(16, 16), nn.Flatten()),
+    ]
+    model, x = nn.Sequential(*layers).eval(), images((3, 18, 18))
+    twin = fused(model)
+    assert twin is not None
+    parts = [part for part in twin.twin if isinstance(part, (FusedConv, FusedBlock))]  # type: ignore[attr-defined]
+    assert [(part.gates, part.gated) for part in parts] == [
+        *((False, True), (True, True), (True, False)),
+        *((False, False), (False, True), (True, False)),
+    ]
+    found = []
+    for function, precise in ((twin, x), (model.double(), x.double())):
+        leaf = precise.clone().requires_grad_()
+        out = function(leaf)
+        found.append(torch.autograd.grad((out * torch.linspace(-1, 1, out.shape[1])).sum(), leaf)[0].double())
+    apart = (found[0] - found[1]).flatten(1).norm(dim=1) / found[1].flatten(1).norm(dim=1)
+    assert apart.median() < 1e-5
+    assert apart.max() < 0.05  # rounding may turn a ReLU over
+
+
+def test_what_lies_between_two_convolutions_may_be_taken_a_second_time() -> None:
+    model, x = Tapped().eval(), images((8, 6, 6))
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    plain(model).reformatted(x)(leaves[0]).square().sum().backward()
+    model(leaves[1]).square().sum().backward()
+    torch.testing.assert_close(leaves[0].grad, leaves[1].grad, rtol=1e-4, atol=1e-5)
+
+
+def test_a_block_of_another_kind_keeps_its_own_way() -> None:
+    class Scaled(BASIC):  # type: ignore[valid-type, misc]
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) * 2
+
+    model = nn.Sequential(Scaled(8, 8)).eval()
+    twin, x = fused(model), images((8, 9, 9))
+    assert twin is not None
+    assert residual(twin) == 0
+    assert all(part._layers[1] is None for part in kernels(twin))
+    close(twin, model, x)
+
+
+def test_a_block_that_has_become_another_is_told_from_it() -> None:
+    model = nn.Sequential(BASIC(8, 8)).eval()
+    twin, x = fused(model), images((8, 9, 9))
+    assert twin is not None
+    assert residual(twin) == 1
+    assert twin.refresh()
+    with torch.no_grad():
+        model[0].bn2.running_mean.add_(1)
+    assert twin.refresh()
+    close(twin, model, x)
+    model[0].relu = nn.LeakyReLU()
+    assert not twin.refresh()
+    again = fused(model)
+    assert again is not None
+    close(again, model, x)
+
+
+def test_the_slope_of_a_block_is_its_own() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(BASIC(16, 16)).eval(), images((16, 10, 7)) - 0.3
+    twin = fused(model)
+    assert twin is not None
+    found = [x.clone().requires_grad_(), x.double().requires_grad_()]
+    weights = torch.randn(1, 16, 1, 1)
+    (twin(found[0]) * weights).sum().backward()
+    (model.double()(found[1]) * weights).sum().backward()
+    apart = (found[0].grad.double() - found[1].grad).abs() > 1e-5 * found[1].grad.abs().max()
+    assert apart.float().mean() < 0.01  # where rounding turns a ReLU over
 
 
 class Own(nn.Conv2d):
@@ -339,4 +486,5 @@ def test_the_evaluation_votes_with_it_and_its_keys_say_so() -> None:
         with torch.no_grad():
             assert torch.equal(voter(x), fused(model)(x))  # type: ignore[misc]
     assert Voter(model, "bfloat16").arithmetic(x) == "bfloat16"
+    assert Voter(network("cifar_resnet")).arithmetic(images(SHAPES["cifar_resnet"])) == "winograd blocks"
     assert Voter(nn.Sequential(nn.Flatten(), nn.Linear(64, 2)), "float32").arithmetic(x) == "float32"

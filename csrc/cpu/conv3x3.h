@@ -159,10 +159,7 @@ class Winograd {
         const Floats bias = load(a_.bias + filter);
         for (int i = 0; i < size; ++i) {
             transform_out([&](int j) { return half[i][j]; }, r);
-            for (int j = 0; j < size; ++j) {
-                y[i][j] = add(r[j], bias);
-                if (a_.relu) y[i][j] = positive(y[i][j]);
-            }
+            for (int j = 0; j < size; ++j) y[i][j] = add(r[j], bias);
         }
         const int step = a_.pool ? 2 : 1;
         const int64_t height = tiles_.height / step, width = tiles_.width / step;
@@ -170,10 +167,14 @@ class Winograd {
             for (int j = 0; j < size / step; ++j) {
                 const int64_t row = size / step * down + i, column = size / step * across + j;
                 if (row >= height || column >= width) continue;
-                float* to = a_.out + ((image * height + row) * width + column) * a_.filters + filter;
-                store(to, a_.pool ? larger(larger(y[2 * i][2 * j], y[2 * i][2 * j + 1]),
-                                           larger(y[2 * i + 1][2 * j], y[2 * i + 1][2 * j + 1]))
-                                  : y[i][j]);
+                const int64_t place = ((image * height + row) * width + column) * a_.filters + filter;
+                Floats v = a_.pool ? larger(larger(y[2 * i][2 * j], y[2 * i][2 * j + 1]),
+                                            larger(y[2 * i + 1][2 * j], y[2 * i + 1][2 * j + 1]))
+                                   : y[i][j];
+                if (a_.added) v = add(v, load(a_.added + place));
+                if (a_.relu) v = positive(v);
+                if (a_.gate) v = gated(v, load(a_.gate + place));
+                store(a_.out + place, v);
             }
     }
 

@@ -20,6 +20,10 @@ inline Floats sub(Floats a, Floats b) { return _mm256_sub_ps(a, b); }
 inline Floats fma(Floats a, Floats b, Floats c) { return _mm256_fmadd_ps(a, b, c); }
 // NaN stays NaN, as in torch: the instruction returns its second operand where either is one.
 inline Floats positive(Floats a) { return _mm256_max_ps(_mm256_setzero_ps(), a); }
+// a, and 0 where gate is at most 0
+inline Floats gated(Floats a, Floats gate) {
+    return _mm256_andnot_ps(_mm256_cmp_ps(gate, _mm256_setzero_ps(), _CMP_LE_OQ), a);
+}
 inline Floats larger(Floats a, Floats b) {
     return _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
 }
@@ -53,6 +57,9 @@ inline Floats fma(const Floats& a, const Floats& b, const Floats& c) {
 }
 inline Floats positive(const Floats& a) {
     return each([&](int i) { return a.v[i] < 0.0f ? 0.0f : a.v[i]; });
+}
+inline Floats gated(const Floats& a, const Floats& gate) {
+    return each([&](int i) { return gate.v[i] <= 0.0f ? 0.0f : a.v[i]; });
 }
 inline Floats larger(const Floats& a, const Floats& b) {
     return each([&](int i) { return a.v[i] > b.v[i] || a.v[i] != a.v[i] ? a.v[i] : b.v[i]; });

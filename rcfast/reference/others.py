@@ -26,9 +26,19 @@ def saliency_pair(a: Tensor, b: Tensor, free: Tensor, *, down: bool = False) -> 
 
 
 def conv3x3(
-    x: Tensor, weight: Tensor, bias: Tensor, *, padding: int = 0, relu: bool = False, pool: bool = False
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    *,
+    padding: int = 0,
+    relu: bool = False,
+    pool: bool = False,
+    added: Tensor | None = None,
+    gate: Tensor | None = None,
 ) -> Tensor:
     """What ``conv3x3_`` writes, in the precision of its arguments: x [N, C, H, W], weight [K, C, 3, 3], bias [K]."""
     out = torch.nn.functional.conv2d(x, weight, bias, padding=padding)
+    out = torch.nn.functional.max_pool2d(out, 2) if pool else out
+    out = out if added is None else out + added
     out = out.relu() if relu else out
-    return torch.nn.functional.max_pool2d(out, 2) if pool else out
+    return out if gate is None else torch.where(gate <= 0, 0, out)

@@ -228,8 +228,8 @@ void convolving(int64_t side, int padding, bool winograd, bool pool, int threads
             weights[(q * channels + c) * kConvFilters + c] = winograd ? g[q / 6] * g[q % 6] : q == 4;
     const std::vector<float> bias(filters, -0.25f);
     std::vector<float> out(images * kept * kept * filters, -7.0f);
-    cpu::conv3x3({out.data(), x.data(), weights.data(), bias.data(), images, side, side, channels, filters,
-                  padding, winograd, true, pool},
+    cpu::conv3x3({out.data(), x.data(), weights.data(), bias.data(), nullptr, nullptr, images, side, side,
+                  channels, filters, padding, winograd, true, pool},
                  threads);
     bool ok = true;
     for (int64_t n = 0; n < images; ++n)

@@ -10,7 +10,7 @@ from rcfast.eval.run.config import ConfigError
 from rcfast.fused import fused
 from rcfast.hardware import automatic_dtype, too_coarse
 from rcfast.regions import Region
-from rcfast.running import Model, floating_dtype, plain, tensors
+from rcfast.running import Plain, floating_dtype, plain, tensors
 
 
 def precision(dtype: str, region: Region, like: Tensor) -> str:
@@ -39,7 +39,7 @@ class Voter:
         kind = getattr(torch, dtype) if dtype else None
         own = kind is None or not tensors(model) or floating_dtype(model) == kind
         self.dtype, self._plain = dtype, plain(model if own else _converted(model, dtype))
-        self._fused: dict[Any, Model | None] = {}
+        self._fused: dict[Any, Plain | None] = {}
 
     def __call__(self, points: Tensor) -> Tensor:
         if self._plain.needs(points).channels_last:
@@ -48,9 +48,10 @@ class Voter:
 
     def arithmetic(self, like: Tensor) -> str:
         """Return how votes on such points are computed, as keys say it: what rounds otherwise is another part."""
-        return f"{self.dtype} winograd".strip() if self._on_our_kernel(like) else self.dtype
+        twin = self._on_our_kernel(like)
+        return f"{self.dtype} {twin.model.arithmetic}".strip() if twin else self.dtype
 
-    def _on_our_kernel(self, points: Tensor) -> Model | None:
+    def _on_our_kernel(self, points: Tensor) -> Plain | None:
         key = (points.shape[1:], points.device)
         if key not in self._fused:
             twin = _fused(self._plain.model)
@@ -58,7 +59,7 @@ class Voter:
         return self._fused[key]
 
 
-def _fused(model: Any) -> Model | None:
+def _fused(model: Any) -> Plain | None:
     try:
         twin = fused(model)
     except (

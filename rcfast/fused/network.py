@@ -1,0 +1,158 @@
+"""A network whose 3×3 convolutions run on our own kernel, each with what follows it in the same pass.
+
+For votes and attacks in float32 on a CPU, where passes of the network are all the cost: the multiplications of a
+convolution are a quarter (:func:`rcfast.ops.conv3x3_`), those of its gradient in the image too, and normalisation, ReLU
+and, without gradient, maxima cost no pass over memory of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
+
+from rcfast import ops
+from rcfast.fused.block import FusedBlock, fused_pairs
+from rcfast.fused.conv import FusedConv
+from rcfast.fused.layers import fits, is_exactly, is_norm, is_pool, plain
+
+
+class Fused(nn.Module):
+    """A model with its convolutions on our kernel, made by :func:`fused`.
+
+    Its other modules are called themselves if they have no children, hooks or methods of their own; else as twins of
+    the same type, that share parameters and buffers, and whose other attributes are those of the model in every pass
+    and go back to it.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self._model = (model,)  # in a tuple: it stays the user's
+        self._twins: dict[nn.Module, nn.Module] = {}
+        self.arithmetic = "winograd"  # how it rounds, in a word
+        self.twin = self._twin(model)
+        self.parts = [part for part in self.modules() if isinstance(part, FusedConv)]
+        children = [(module, *module._modules.items()) for module in model.modules()]
+        kinds = [type(part) for part in self.modules()]
+        self.form = [children, kinds, list(self._twins), [part.form for part in self.parts]]
+
+    def refresh(self) -> bool:
+        """Take over today's weights; False where the model has become another, and this is of no use any more."""
+        (model,) = self._model
+        if not _suits(model) or Fused(model).form != self.form:
+            return False
+        self._take_over()
+        for part in self.parts:
+            part.refresh()
+        return True
+
+    def _take_over(self) -> None:
+        for module, twin in self._twins.items():
+            _take_over(module, twin)
+
+    def forward(self, x: Tensor) -> Any:
+        self._take_over()
+        try:
+            return self.twin(x)
+        finally:
+            for module, twin in self._twins.items():
+                _take_over(twin, module)
+
+    def _twin(self, module: nn.Module) -> nn.Module:
+        """A module with the same tensors, and twins of its children, their convolutions replaced."""
+        if fits(module):
+            return FusedConv([module], module, None)  # type: ignore[arg-type]
+        if not module._modules or not plain(module):
+            return module
+        if module in self._twins:
+            return self._twins[module]
+        replaced = fused_pairs(module)
+        if replaced:
+            self.arithmetic = "winograd blocks"
+        if isinstance(replaced, FusedBlock):
+            return replaced
+        twin = type(module).__new__(type(module))  # copy.copy would ask a module how it wants to be pickled
+        twin.__dict__.update(module.__dict__, _modules={}, training=False)
+        self._twins[module] = twin
+        if type(module) is nn.Sequential:
+            twin._modules.update(self._sequence(module._modules))
+        else:
+            for name, child in module._modules.items():
+                twin._modules[name] = replaced.get(name) or (child and self._twin(child))
+        return twin
+
+    def _sequence(self, children: Mapping[str, nn.Module | None]) -> dict[str, nn.Module | None]:
+        """The children of a Sequential, each convolution with those it takes along, in whose places nothing is done.
+
+        Where one follows directly on the ReLU of another, its gradient takes that of the ReLU along.
+        """
+        names, made = list(children), dict(children)
+        before: nn.Module | None = None
+        while names:
+            name = names.pop(0)
+            conv = children[name]
+            if conv is None or not fits(conv):
+                made[name] = conv and self._twin(conv)
+                before = _after(before, made[name])
+                continue
+            assert isinstance(conv, nn.Conv2d)
+            layers: list[nn.Module] = [conv]
+
+            def take(
+                fits: Callable[[nn.Module | None], bool], layers: list[nn.Module] = layers
+            ) -> nn.Module | None:
+                coming = children[names[0]] if names else None
+                if coming is None or not fits(coming):
+                    return None
+                made[names.pop(0)] = nn.Identity()
+                layers.append(coming)
+                return coming
+
+            norm = take(is_norm)
+            if take(lambda layer: is_exactly(layer, nn.ReLU)) and conv.in_channels > ops.CONV_FEW:
+                take(is_pool)
+            made[name] = FusedConv(layers, conv, norm)  # type: ignore[arg-type]
+            before = _after(before, made[name])
+        return made
+
+
+def _after(before: nn.Module | None, part: nn.Module | None) -> nn.Module | None:
+    """Lets the part gate the gradient that goes on to the one before it, if both can; that which may be gated next."""
+    if isinstance(part, (FusedConv, FusedBlock)):
+        if isinstance(before, (FusedConv, FusedBlock)) and part.may_gate:
+            part.gates, before.gated = True, True
+        return part if part.may_be_gated else None
+    return None
+
+
+def fused(model: nn.Module) -> Fused | None:
+    """The model on our kernel, or None where it has no convolution for it; its other layers are shared, not copied.
+
+    For evaluation of images float32 on the CPU, with gradients in the images but none in the weights. What is replaced
+    are layers of exactly torch's own types, without hooks; a BatchNorm2d, a ReLU and a MaxPool2d(2) only directly
+    after their convolution in a Sequential, or in a residual block whose type says so (:mod:`rcfast.fused.block`).
+    :meth:`Fused.refresh` takes over weights that have changed since.
+    """
+    if not _suits(model):
+        return None
+    twin = Fused(model)
+    return twin if twin.parts and twin.refresh() else None
+
+
+def _suits(model: nn.Module) -> bool:
+    if ops.build_info()["instruction_set"] == "portable" or _has_any_global_hook():  # slower there than torch
+        return False
+    return all(t.dtype == torch.float32 and t.device.type == "cpu" for t in model.parameters())
+
+
+def _take_over(source: nn.Module, target: nn.Module) -> None:
+    """Attributes of a module in another; each keeps its children and its mode."""
+    for name, value in source.__dict__.items():
+        if target.__dict__.get(name, _NONE) is not value and name not in ("_modules", "training"):
+            target.__dict__[name] = value
+
+
+_NONE = object()
