@@ -269,30 +269,36 @@ def test_untargeted_keeps_the_candidates_of_what_it_combines():
 
 
 @pytest.mark.parametrize(
-    "attack", [CWLinf.fast(iterations=60), CWL2.fast(iterations=60, searches=3), DeepFool()], ids=repr
+    (
+        "attack",
+        "least",
+    ),  # over 24 seeds 0.80, 0.97 and 0.998; where success is what one pass says, 0.52, 0.64 and 0.96
+    [(CWLinf.fast(iterations=60), 0.65), (CWL2.fast(iterations=60, searches=3), 0.8), (DeepFool(), 0.98)],
+    ids=repr,
 )
-def test_success_against_a_model_that_answers_at_random_is_what_most_passes_say(attack):
+def test_success_against_a_model_that_answers_at_random_is_what_most_passes_say(attack, least):
     """A search takes a lucky answer for a success; what is handed out must be one when it is asked again."""
     model = network(classes=5).float()
-    dice = torch.Generator().manual_seed(0)
-
-    def random(z):
-        return model(z) + 0.4 * torch.randn(len(z), 5, generator=dice)
-
     x = inputs(32, 12).float()
     labels = predicted(model, x)
     targets = other_targets(labels, 5) if attack.targeted else labels
-    with pytest.warns(RuntimeWarning, match="answers differently each time"):
-        found = attack(random, x, targets)
+    shares = []
+    for seed in range(12):  # each gives a few successes
+        dice = torch.Generator().manual_seed(seed)
+
+        def random(z, dice=dice):
+            return model(z) + 0.4 * torch.randn(len(z), 5, generator=dice)
+
+        with pytest.warns(RuntimeWarning, match="answers differently each time"):
+            found = attack(random, x, targets)
+        said = torch.stack([random(found.adversarial).argmax(1) for _ in range(200)])
+        agreed = (said == targets) if attack.targeted else (said != targets)
+        shares.append(agreed.float().mean(0)[found.success])
+        assert (found.queries >= 20).all()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         attack(model, x, targets)
-
-    def share(points):
-        said = torch.stack([random(points).argmax(1) for _ in range(200)])
-        return ((said == targets) if attack.targeted else (said != targets)).float().mean(0)
-
-    assert found.success.any()
+    share = torch.cat(shares)
+    assert len(share) > 12
     # 10 passes of share p say more than 5 in 17% of cases at p = 0.4 and in 5% at 0.3.
-    assert (share(found.adversarial)[found.success] > 0.3).float().mean() > 0.8
-    assert (found.queries >= 20).all()
+    assert (share > 0.3).float().mean() > least

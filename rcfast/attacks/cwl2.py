@@ -40,7 +40,11 @@ WORTH_WARM = 0.005  # and in searches that began at a success
 ABOVE = 1.5  # of the c with which the best solution would be stationary, tried next
 SPREAD = 0.05  # RMS change of the coordinates below which steps become shorter with it
 BOLD = 2.0  # steps until there is a success to start from, beside those after it
-ENOUGH = 0.003  # a search that succeeds and improves the noise by less than this share is the last
+ENOUGH = 0.003  # a search after the first success that improves the noise by no more is the last
+# Any c above that at which the least noise is stationary has its optimum there (the hinge is an exact penalty): a c
+# that fails costs a search, a large one a wider path around the optimum. So the first is this many times what a linear
+# f needs, and later ones stay this share of the way from what failed to what succeeded.
+STEEPER, CAREFUL = 2.0, 0.75
 # By how much c·|grad f|²/2, the fall of f at the optimum if f were linear, may fall short: on MNIST, searches that
 # succeeded had up to 4.4 times less at their start.
 SHORT = 10.0
@@ -98,16 +102,16 @@ class CWL2(CarliniWagner):
     RMS over 0.05, first that of a linear f, then that of the best solution; twice that before a success.
     warm starts the searches after the first success at the best solution so far instead of at x, and counts one as
     successful if it ends among successes. abort_early ends a search in which the loss of this row fell by less than
-    0.01% in a tenth of `iterations`, as the original does for its batch. forecast starts with the c that a linear f
-    needs where that is above `c0`, tries next what the best solution's slope asks for if that is less than the middle,
-    stops after a success that improved the noise by less than 0.3%, and ends a search sooner: when c is
-    ten times too small for f to reach zero along the steepest gradient met; without a success, if f falling on at
-    three times its pace would stay above zero; after one, if the squared noise fell by less than 1% (0.5% in a warm
-    search) in a tenth of `iterations`. Neither judges a failure before pixels at 0 or 1, where tanh is flat, had time
-    to move. `precision` of the gradients: `auto` is bfloat16 where that is faster and close; noise and success are
-    float32's: of each search the least noisy successes with three margins are kept for it to confirm, and a search that
-    bfloat16 has misled is repeated once, with that error taken off. Rows are searched independently of each other and
-    leave as soon as they are done.
+    0.01% in a tenth of `iterations`, as the original does for its batch. forecast starts with twice the c that a linear
+    f needs where that is above `c0`, stays above the middle afterwards, at three quarters, or tries what the best
+    solution's slope asks for if that is less, stops when a search after the first success (without warm: that succeeds)
+    improved the noise by less than 0.3%, and ends a search sooner: when c is ten times too small for f to reach zero
+    along the steepest gradient met; without a success, if f falling on at three times its pace would stay above zero;
+    after one, if the squared noise fell by less than 1% (0.5% in a warm search) in a tenth of `iterations`. Neither
+    judges a failure before pixels at 0 or 1, where tanh is flat, had time to move. `precision` of the gradients: `auto`
+    is bfloat16 where that is faster and close; noise and success are float32's: of each search the least noisy
+    successes with three margins are kept for it to confirm, and a search that bfloat16 has misled is repeated once,
+    with that error taken off. Rows are searched independently of each other and leave as soon as they are done.
 
     Source: Carlini and Wagner (2017), section V.A and VI.A; the paper's equation (4). Defaults are the
     original's except for its 10,000 iterations, of which 1,000 give the same noise within a percent, and for what
@@ -151,7 +155,7 @@ class CWL2(CarliniWagner):
         linear = linear + self.confidence / (unit * TYPICAL[2])
         super()._scale(state, unit, linear)
         if self.forecast:  # where the loss would be least at f = 0 if f were linear
-            state.c = torch.maximum(state.c, 2 * linear / TYPICAL[2])
+            state.c = torch.maximum(state.c, STEEPER * 2 * linear / TYPICAL[2])
 
     def _start(self, rows: Tensor, x: Tensor, labels: Tensor) -> _Search:
         zero, no = x.new_zeros(len(x)), torch.zeros_like(labels, dtype=torch.bool)
@@ -277,6 +281,8 @@ class CWL2(CarliniWagner):
         if self.warm:
             state.found &= (state.upper >= NO_BOUND) | (state.clock - state.seen <= look)
         rows = (state.seen >= 0).nonzero().flatten()
+        if self.forecast and self.warm:
+            state.done = state.done | ((state.best_square < torch.inf) & (state.seen < 0))
         if not len(rows):
             return state
         part = state.select(rows)
@@ -293,9 +299,8 @@ class CWL2(CarliniWagner):
         if self.scaled:
             part.pace = torch.where(better, self._pace(part.best_square.sqrt(), part.x), part.pace)
         if self.forecast:
-            part.done = part.done | (
-                part.found & (part.best_square > (1 - ENOUGH) ** 2 * before) & ~part.again
-            )
+            idle = (part.best_square > (1 - ENOUGH) ** 2 * before) & ~part.again
+            part.done = part.done | (idle & (part.found | self.warm))
         state.put(rows, part)
         return state
 
@@ -333,6 +338,7 @@ class CWL2(CarliniWagner):
         state.lower = torch.where(found | again, state.lower, torch.maximum(state.lower, c))
         more, middle = 10 * torch.ones_like(c), (state.lower + state.upper) / 2
         if self.forecast:
+            middle = state.lower + CAREFUL * (state.upper - state.lower)
             stationary = 2 * state.best_square.sqrt() / state.slope[:, 0]
             middle = torch.fmin(middle, torch.maximum(ABOVE * stationary, 1.1 * state.lower))
             more = ABOVE * (1 + state.hinge / (state.reach * state.sharp).sqrt())

@@ -3,7 +3,7 @@
 NETWORK = 2  # training and models
 LENGTH = 2  # the search for r, with its stopping rule
 EXAMPLES = 2  # which examples are drawn
-ATTACK = 10  # what an attack finds with the same settings
+ATTACK = 11  # what an attack finds with the same settings
 LABELS = 2  # the vote
 CERTIFICATE = 1  # bounds and theorems
 CHECKS = 1  # what the checks observe
