@@ -1,6 +1,7 @@
 """A run that the command shares among processes by itself: who is started, and what ends when something dies."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -96,10 +97,16 @@ def gone(processes: list[int]) -> bool:
 
 
 @pytest.mark.slow
-def test_however_it_ends_nothing_is_left_running_and_nothing_is_lost(tmp_path: Path) -> None:
+def test_however_it_ends_nothing_is_left_running_and_nothing_is_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Ctrl-C, then the command killed, then one of its processes; the run that is left alone has the same bytes."""
     out = tmp_path / "out"
     run, both = started(out)
+    assert cli.main([*arguments(out), *ALIKE, "--processes", "1"]) == cli.FAILED  # the two share their lock
+    holder = re.search(r"another run \(process (\d+)\) is writing into ", capsys.readouterr().err)
+    assert holder
+    assert int(holder[1]) in both
     run.send_signal(signal.SIGINT)  # to the command alone, as `timeout --foreground` gives it
     said = run.communicate(timeout=60)[1]
     assert run.returncode == cli.INTERRUPTED
