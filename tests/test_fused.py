@@ -260,6 +260,21 @@ def test_a_block_of_another_kind_keeps_its_own_way() -> None:
     close(twin, model, x)
 
 
+def test_a_block_that_lacks_what_is_asked_of_it_keeps_its_own_way() -> None:
+    model, x = nn.Sequential(BASIC(8, 8)).eval(), images((8, 9, 9))
+    expected = model(x)
+    model[0].__dict__["_modules"]["act"] = model[0]._modules.pop("relu")  # as another version may name it
+    twin = fused(model)
+    assert twin is not None
+    assert residual(twin) == 0
+    with pytest.raises(AttributeError, match="relu"):
+        twin(x)
+    model[0]._modules["relu"] = model[0]._modules.pop("act")
+    again = fused(model)
+    assert again is not None
+    torch.testing.assert_close(again(x), expected, rtol=0, atol=1e-5)
+
+
 def test_a_block_that_has_become_another_is_told_from_it() -> None:
     model = nn.Sequential(BASIC(8, 8)).eval()
     twin, x = fused(model), images((8, 9, 9))

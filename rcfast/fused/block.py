@@ -20,7 +20,8 @@ class Known:
     """What the forward of a type of block does, for blocks of exactly that type.
 
     pairs: names of convolutions, each with that of the normalisation to which alone its result goes.
-    residual: whether a block of it is relu(norm2(conv2(relu(norm1(conv1(x))))) + x), of the two pairs.
+    residual: whether a block of it is relu(norm2(conv2(relu(norm1(conv1(x))))) + x), of the two pairs. AttributeError
+    says no: another version of the library has other blocks.
     """
 
     pairs: tuple[tuple[str, str], ...]
@@ -111,13 +112,20 @@ def fused_pairs(block: nn.Module) -> dict[str, nn.Module] | FusedBlock:
         if fits(conv) and is_norm(norm):
             made[conv_name] = FusedConv([conv, norm], conv, norm)
             made[norm_name] = nn.Identity()
-    if len(made) == 4 and known.residual(block):
+    if len(made) == 4 and _is_residual(known, block):
         first, second = (made[conv_name] for conv_name, _ in known.pairs)
         assert isinstance(first, FusedConv)
         assert isinstance(second, FusedConv)
         if first.keeps_shape and second.keeps_shape:
             return FusedBlock(block, first, second)
     return made
+
+
+def _is_residual(known: Known, block: nn.Module) -> bool:
+    try:
+        return known.residual(block)
+    except AttributeError:
+        return False
 
 
 def _known(kind: type[nn.Module]) -> Known | None:
