@@ -281,16 +281,20 @@ class CWL2(CarliniWagner):
         if self.warm:
             state.found &= (state.upper >= NO_BOUND) | (state.clock - state.seen <= look)
         rows = (state.seen >= 0).nonzero().flatten()
-        if self.forecast and self.warm:
-            state.done = state.done | ((state.best_square < torch.inf) & (state.seen < 0))
-        if not len(rows):
-            return state
-        part = state.select(rows)
+        before = state.best_square.clone()
+        if len(rows):
+            state.put(rows, self._keep(pair, state.select(rows)))
+        if self.forecast:
+            idle = (state.best_square > (1 - ENOUGH) ** 2 * before) & ~state.again
+            state.done = state.done | (idle & (state.found | self.warm))
+        return state
+
+    def _keep(self, pair: Searched, part: _Search) -> _Search:
+        """Rows with a success: what exact logits say of it, and the better of it and their best."""
         point, confirmed, which = self._exactly(pair.exact, part)
         if pair.rough is not pair.exact:
             self._learn(pair, part, (which > 0) | ~confirmed)
         part.slope[:, 0] = part.slope.gather(1, which[:, None])[:, 0]
-        before = part.best_square
         square = (point - part.x).flatten(1).square().sum(1)
         better = confirmed & (square < part.best_square)
         part.best = torch.where(per_row(better, point), point, part.best)
@@ -298,11 +302,7 @@ class CWL2(CarliniWagner):
         part.found = part.found & confirmed
         if self.scaled:
             part.pace = torch.where(better, self._pace(part.best_square.sqrt(), part.x), part.pace)
-        if self.forecast:
-            idle = (part.best_square > (1 - ENOUGH) ** 2 * before) & ~part.again
-            part.done = part.done | (idle & (part.found | self.warm))
-        state.put(rows, part)
-        return state
+        return part
 
     def _learn(self, pair: Searched, state: _Search, refuted: Tensor) -> None:
         """What exact logits say to rows that rounding has misled [r] bool, in place: they search once more with this c.
