@@ -96,29 +96,30 @@ class _Differentiable(torch.autograd.Function):
         return ctx.block.first.gradient(within, added=gradient, gate=before), None
 
 
-def fused_pairs(block: nn.Module) -> dict[str, nn.Module] | FusedBlock:
-    """A residual block on the kernel; else those children [name] of the block that are replaced by others, maybe none.
+def fused_pairs(block: nn.Module) -> dict[str, nn.Module]:
+    """What takes the place of those children [name] of a block that its type makes pairs, maybe of none.
 
     For a block that is :func:`rcfast.fused.layers.plain`.
     """
     known = _known(type(block))
-    if known is None:
-        return {}
     made: dict[str, nn.Module] = {}
-    for conv_name, norm_name in known.pairs:
+    for conv_name, norm_name in known.pairs if known else ():
         conv, norm = getattr(block, conv_name, None), getattr(block, norm_name, None)
         if not (isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)):
             continue
         if fits(conv) and is_norm(norm):
             made[conv_name] = FusedConv([conv, norm], conv, norm)
             made[norm_name] = nn.Identity()
-    if len(made) == 4 and _is_residual(known, block):
-        first, second = (made[conv_name] for conv_name, _ in known.pairs)
-        assert isinstance(first, FusedConv)
-        assert isinstance(second, FusedConv)
-        if first.keeps_shape and second.keeps_shape:
-            return FusedBlock(block, first, second)
     return made
+
+
+def fused_block(block: nn.Module, pairs: dict[str, nn.Module]) -> FusedBlock | None:
+    """The whole of a block with these :func:`fused_pairs`, if it is residual and both are there."""
+    convolutions = [part for part in pairs.values() if isinstance(part, FusedConv)]
+    known = _known(type(block))
+    if known is None or len(convolutions) < 2 or not all(part.keeps_shape for part in convolutions):
+        return None
+    return FusedBlock(block, *convolutions) if _is_residual(known, block) else None
 
 
 def _is_residual(known: Known, block: nn.Module) -> bool:

@@ -81,7 +81,7 @@ class FusedConv(nn.Module):
 
     def run(self, x: Tensor, *, relu: bool, pool: bool = False, added: Tensor | None = None) -> Tensor:
         """Of x [N, C, H, W] its sums [N, K, H', W'], and what may follow."""
-        return _run(x, self._weights, self._bias, self.padding, relu, pool, added)
+        return _run(x, self._weights, self._bias, self.padding, relu, pool, added=added)
 
     def gradient(self, gradient: Tensor, added: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
         """Of the input [N, C, H, W] from that of the sums [N, K, H', W']: a convolution, the weights turned round.
@@ -93,7 +93,7 @@ class FusedConv(nn.Module):
             turned = self._weight.transpose(0, 1).flip(2, 3)
             turned = nn.functional.pad(turned, (0, 0) * 3 + (0, -channels % 8))
             self._turned = winograd.pack(turned), turned.new_zeros(len(turned))
-        made = _run(gradient, *self._turned, 2 - self.padding, False, False, added, gate)
+        made = _run(gradient, *self._turned, 2 - self.padding, added=added, gate=gate)
         return made if made.shape[1] == channels else made[:, :channels]
 
     def extra_repr(self) -> str:
@@ -110,20 +110,21 @@ def _run(
     weights: Tensor,
     bias: Tensor,
     padding: int,
-    relu: bool,
-    pool: bool,
-    added: Tensor | None = None,
-    gate: Tensor | None = None,
+    relu: bool = False,
+    pool: bool = False,
+    **like: Any,
 ) -> Tensor:
+    """What `conv3x3_` makes of x; in `like` further arguments of the shape of the result, or None."""
     x = x.contiguous(memory_format=torch.channels_last)
     sides = [(side + 2 * padding - 2) // (2 if pool else 1) for side in x.shape[2:]]
     shape = (len(x), len(bias), *sides)
     out = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
-    added, gate = (
-        None if t is None else t.contiguous(memory_format=torch.channels_last) for t in (added, gate)
-    )
-    # all of it right by what was packed and allocated
-    _conv3x3_(out, x, weights, bias, padding, relu, pool, added, gate)
+    like = {
+        name: t.contiguous(memory_format=torch.channels_last) for name, t in like.items() if t is not None
+    }
+    _conv3x3_(
+        out, x, weights, bias, padding, relu, pool, **like
+    )  # all of it right by what was packed and allocated
     return out
 
 

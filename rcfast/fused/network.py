@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from rcfast import ops
-from rcfast.fused.block import FusedBlock, fused_pairs
+from rcfast.fused.block import FusedBlock, fused_block, fused_pairs
 from rcfast.fused.conv import FusedConv
 from rcfast.fused.layers import fits, is_exactly, is_norm, is_pool, plain
 
@@ -72,8 +72,8 @@ class Fused(nn.Module):
         replaced = fused_pairs(module)
         if replaced:
             self.arithmetic = "winograd blocks"
-        if isinstance(replaced, FusedBlock):
-            return replaced
+        if whole := fused_block(module, replaced):
+            return whole
         twin = type(module).__new__(type(module))  # copy.copy would ask a module how it wants to be pickled
         twin.__dict__.update(module.__dict__, _modules={}, training=False)
         self._twins[module] = twin

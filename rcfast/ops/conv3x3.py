@@ -7,8 +7,8 @@ from .native import address, check, check_device, native, operator
 
 
 @operator(
-    "conv3x3_(Tensor(a!) out, Tensor x, Tensor weights, Tensor bias, SymInt padding, bool relu, bool pool, "
-    "Tensor? added, Tensor? gate) -> ()"
+    "conv3x3_(Tensor(a!) out, Tensor x, Tensor weights, Tensor bias, SymInt padding, bool relu=False, "
+    "bool pool=False, Tensor? added=None, Tensor? gate=None) -> ()"
 )
 def _conv3x3_(
     out: Tensor,
@@ -16,8 +16,8 @@ def _conv3x3_(
     weights: Tensor,
     bias: Tensor,
     padding: int,
-    relu: bool,
-    pool: bool,
+    relu: bool = False,
+    pool: bool = False,
     added: Tensor | None = None,
     gate: Tensor | None = None,
 ) -> None:
