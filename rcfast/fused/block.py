@@ -56,13 +56,13 @@ KNOWN = {
 class FusedBlock(nn.Module):
     """relu(second(first(x)) + x), `first` with a ReLU: a block of a model, whose weights they read."""
 
+    gates = gated = False  # as of :class:`FusedConv`
+    may_gate = may_be_gated = True
+
     def __init__(self, block: nn.Module, first: FusedConv, second: FusedConv) -> None:
         super().__init__()
         self._own = (block,)  # in a tuple: it stays the model's
         self.first, self.second = first, second
-        self.gates = self.gated = False  # as of :class:`FusedConv`
-
-    may_gate = may_be_gated = True
 
     def forward(self, x: Tensor) -> Tensor:
         if not computable(x):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,12 @@ from rcfast.ops.conv3x3 import CONV_FEW, _conv3x3_
 class FusedConv(nn.Module):
     """A convolution of a model, with the layers after it; it reads their weights and holds none of its own."""
 
+    # Of the class, for many are made at each look at the model, and nn.Module sets attributes slowly.
+    gates = False  # its input is what a ReLU before it gave, whose gradient its own takes along
+    gated = False  # the gradient of its ReLU is what the next one takes along
+    _seen: Sequence[Tensor] = ()
+    _turned: tuple[Tensor, Tensor] | None = None
+
     def __init__(self, layers: list[nn.Module], conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
         super().__init__()
         self._own = tuple(layers)  # in a tuple: they stay the model's
@@ -24,10 +31,6 @@ class FusedConv(nn.Module):
         self.relu, self.pool = (
             any(type(layer) is kind for layer in layers) for kind in (nn.ReLU, nn.MaxPool2d)
         )
-        self.gates = False  # its input is what a ReLU before it gave, whose gradient its own takes along
-        self.gated = False  # the gradient of its ReLU is what the next one takes along
-        self._seen: list[Tensor] = []
-        self._turned: tuple[Tensor, Tensor] | None = None
 
     @property
     def form(self) -> list[Any]:

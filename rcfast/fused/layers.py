@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from rcfast import winograd
 
+_USUAL = frozenset(vars(nn.Module()))  # attributes that every module has, none of them a method's name
+
 
 def plain(module: nn.Module) -> bool:
     """Whether a call of a module runs the methods of its class, in whatever mode, and nobody listens."""
@@ -16,7 +18,7 @@ def plain(module: nn.Module) -> bool:
         not isinstance(module, torch.jit.ScriptModule)
         and (kind.train, kind.eval) == (nn.Module.train, nn.Module.eval)
         and own.get("_compiled_call_impl") is None
-        and not any(callable(getattr(kind, name, None)) for name in own)
+        and not any(callable(getattr(kind, name, None)) for name in own.keys() - _USUAL)
         and not any(own[name] for name in hooks)
     )
 

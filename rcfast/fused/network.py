@@ -34,10 +34,10 @@ class Fused(nn.Module):
         self._twins: dict[nn.Module, nn.Module] = {}
         self.arithmetic = "winograd"  # how it rounds, in a word
         self.twin = self._twin(model)
-        self.parts = [part for part in self.modules() if isinstance(part, FusedConv)]
+        own = list(self.modules())
+        self.parts = [part for part in own if isinstance(part, FusedConv)]
         children = [(module, *module._modules.items()) for module in model.modules()]
-        kinds = [type(part) for part in self.modules()]
-        self.form = [children, kinds, list(self._twins), [part.form for part in self.parts]]
+        self.form = [children, list(map(type, own)), list(self._twins), [part.form for part in self.parts]]
 
     def refresh(self) -> bool:
         """Take over today's weights; False where the model has become another, and this is of no use any more."""
