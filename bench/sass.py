@@ -27,17 +27,14 @@ ROOT = Path(__file__).resolve().parent.parent
 FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "--fmad=false"]  # as CMakeLists.txt builds them
 # Most instructions per eight coordinates, for sm_90.
 BARS = {
-    "exchange_kernel<Intersect, float, 1>": 85,
-    "exchange_kernel<Clamp, float, 1>": 100,
+    "halves_kernel<Intersect>": 85,
+    "halves_kernel<Clamp>": 100,
     "contiguous_kernel<Intersect, bf16>": 85,
     "contiguous_kernel<Clamp, bf16>": 100,
     "contiguous_kernel<Intersect, f16>": 90,
     "exchange_kernel<Intersect, float, 3>": 110,
     "exchange_kernel<Intersect, bf16, 3>": 110,
 }
-# Missed on purpose, and what is held instead: without the exchange of stores they took 78 and 84, and wrote half
-# sectors at 41% of the write limit.
-GIVEN_UP = {"exchange_kernel<Intersect, float, 1>": 104, "exchange_kernel<Clamp, float, 1>": 114}
 # Lanes per clock and multiprocessor. Integer multiplies run on half of the units that float32 has.
 RATES = {"float": 128, "multiply": 64, "integer": 64, "convert": 16, "double": 64, "memory": 32}
 MULTIPLIES = 10  # 32x32 to 64 bits, that a loop over Philox calls has at least
@@ -201,6 +198,12 @@ def stored_bytes(code: list[Instruction]) -> int:
     return sum(next((STORED[p] for p in parts if p in STORED), 4) for parts in stores)
 
 
+def asks(loop: list[Instruction]) -> bool:
+    """Whether it stores on conditions: of two loops, the one for the end of a walk."""
+    inside = loop[:-1]  # the last one goes back to the first
+    return any(i.target is not None or (i.predicate and i.opcode.startswith("STG")) for i in inside)
+
+
 def wide(code: list[Instruction]) -> int:
     return sum(i.opcode.startswith("IMAD.WIDE") for i in code)
 
@@ -210,7 +213,7 @@ def count(kernel: Kernel) -> dict[str, Any] | None:
     drawing = [loop for loop in loops(kernel.instructions) if stored_bytes(loop) and wide(loop) > MULTIPLIES]
     if not drawing:
         return None
-    loop = max(drawing, key=len)
+    loop = min(drawing, key=lambda each: (asks(each), -len(each)))
     eights = stored_bytes(loop) / kernel.size / 8
     pipes = Counter(pipe(i.opcode) for i in loop)
     each = {name: number / eights for name, number in sorted(pipes.items())}
@@ -284,13 +287,6 @@ def row(kernel: Kernel) -> dict[str, Any]:
     return result
 
 
-def said(found: dict[str, Any]) -> str:
-    """Of a row's bar."""
-    if found["met"]:
-        return "met"
-    return "missed, given up" if found["instructions"] <= GIVEN_UP.get(found["kernel"], 0) else "MISSED"
-
-
 def show(rows: list[dict[str, Any]]) -> str:
     named = ("float", "multiply", "integer", "memory")
     columns = ["kernel", "per 8", "bar", "", *named, "rest", "registers", "spilled", "occupancy", "stores"]
@@ -305,7 +301,7 @@ def show(rows: list[dict[str, Any]]) -> str:
             for d in DEVICES:
                 line[d.name] = f"{r[d.name]['coordinates_per_s'] / 1e12:.2f} by {r[d.name]['bound']}"
         if "bar" in r:
-            line |= {"bar": r["bar"], "": said(r)}
+            line |= {"bar": r["bar"], "": "met" if r["met"] else "MISSED"}
         cells.append([str(line.get(c, "")) for c in [*columns, *(d.name for d in DEVICES)]])
     return table("", [*columns, *(f"{d.name}, 1e12/s" for d in DEVICES)], cells)
 
@@ -330,7 +326,7 @@ def main() -> int:
         facts = {"arch": f"sm_{arguments.arch}", "compiler": compiler, "commit": commit()}
         facts |= {"devices": [asdict(device) for device in DEVICES], "kernels": rows}
         write(arguments.out, facts)
-    held = all(said(r) != "MISSED" for r in rows if "bar" in r)
+    held = all(r["met"] for r in rows if "bar" in r)
     return 0 if arguments.arch != "90" or held else 1
 
 

@@ -94,4 +94,24 @@ def test_the_samplers_meet_their_bars() -> None:
     assert "MISSED" not in out.stdout
     rows = [line.split() for line in out.stdout.splitlines() if "_kernel<" in line]
     assert len(rows) == 18
-    assert out.stdout.count(" met ") == len(sass.BARS) - len(sass.GIVEN_UP)
+    assert out.stdout.count(" met ") == len(sass.BARS)
+
+
+def test_of_two_loops_the_one_that_stores_without_asking_counts() -> None:
+    """The other one is for the end of a walk."""
+
+    def loop(start: int, length: int, predicate: str) -> list[sass.Instruction]:
+        body = [
+            sass.Instruction(start + 16 * i, "", "IMAD.WIDE.U32", "R2, R3, R4, RZ") for i in range(length)
+        ]
+        store = sass.Instruction(start + 16 * length, predicate, "STG.E.128", "desc[UR4][R2.64], R8")
+        back = sass.Instruction(start + 16 * (length + 1), "@P0", "BRA", f"0x{start:x}")
+        return [*body, store, back]
+
+    code = [*loop(0, 20, ""), *loop(0x200, 30, "@!P1"), sass.Instruction(0x420, "", "EXIT", "")]
+    found = sass.count(sass.Kernel("halves_kernel<float>", code, {}))
+    assert found is not None
+    assert found["instructions"] == 22 * 2  # four of eight coordinates in each
+    only = sass.count(sass.Kernel("halves_kernel<float>", [*code[22:]], {}))
+    assert only is not None
+    assert only["instructions"] == 32 * 2

@@ -17,7 +17,10 @@
 namespace rcfast::cuda {
 namespace {
 
-constexpr int64_t kMaxGridY = 65535;
+#if !defined(RCFAST_MAX_GRID_Y)
+#define RCFAST_MAX_GRID_Y 65535  // less in the emulation, so that blocks have several examples
+#endif
+constexpr int64_t kMaxGridY = RCFAST_MAX_GRID_Y;
 
 template <class Args>
 void launch_kernel(const char* name, void (*kernel)(Args), dim3 grid, int threads, cudaStream_t stream,

@@ -45,12 +45,21 @@ struct Walk {
     uint32_t first_sample;
 
     RCFAST_HD Walk(const SampleHypercube& a, int64_t blocks_of_row)
-        : thread(static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x),
+        : Walk(a, blocks_of_row, static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x) {}
+    RCFAST_HD Walk(const SampleHypercube& a, int64_t blocks_of_row, int64_t place)
+        : thread(place),
           blocks(blocks_of_row),
           block(thread % blocks_of_row),
           first(thread / blocks_of_row),
           stride(side_by_side(a)),
           first_sample(cuda::first_sample(a)) {}
+    // The place `steps` threads further on.
+    RCFAST_HD Walk after(int steps) const {
+        Walk next = *this;
+        next.thread += steps;
+        for (next.block += steps; next.block >= blocks; next.block -= blocks) ++next.first;
+        return next;
+    }
     // How many samples of the thread's are below `samples`.
     RCFAST_HD int turns(int64_t samples) const {
         return first < stride ? static_cast<int>((samples - first + stride - 1) / stride) : 0;
@@ -99,9 +108,64 @@ static __global__ void __launch_bounds__(kThreads) contiguous_kernel(Sampling s)
     }
 }
 
-// kChannels = 3: channels_last with a multiple of eight pixels, of whose channels a thread draws the same
-// eight; 1: as contiguous_kernel. A thread's stores are several, and the threads of a warp exchange them, so
-// that each writes 16 bytes next to its neighbour's: half-written sectors of 32 bytes cost twice the time.
+// As contiguous_kernel in float32, where eight values make two stores. Threads 2k and 2k + 1 of a warp draw
+// the variates of its blocks k and 16 + k and exchange halves, so that a warp's stores are 512 bytes in a
+// row: half-written sectors of 32 bytes cost twice the time.
+template <class Region>
+static __global__ void __launch_bounds__(kThreads) halves_kernel(Sampling s) {
+    constexpr uint32_t kAll = 0xFFFFFFFFu;
+    constexpr int kHalf = core::kLanes / 2, kStores = 2;
+    const SampleHypercube& a = s.a;
+    const int lane = threadIdx.x % kWarp;
+    const bool odd = lane & 1;
+    const int64_t leader = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x - lane;
+    const Walk near(a, a.n / core::kLanes, leader + lane / 2), far = near.after(kWarp / 2);
+    const core::RoundKeys keys = keys_of(a, s.keys);
+    const auto block = static_cast<uint32_t>(odd ? far.block : near.block);
+    const auto stride = static_cast<uint32_t>(near.stride),
+               row_bytes = static_cast<uint32_t>(a.n * sizeof(float));
+    const uint32_t near_rows = near.turns(a.samples) * stride, far_rows = far.turns(a.samples) * stride;
+    // All threads of a warp take part in each turn. In the first turns all of them store.
+    const uint32_t most = __shfl_sync(kAll, near_rows, 0), whole = __shfl_sync(kAll, far_rows, kWarp - 1);
+    for (int64_t example = blockIdx.y; example < a.batch; example += gridDim.y) {
+        const uint64_t id = static_cast<uint64_t>(a.example_ids[example]);
+        const float r = radius(a, example);
+        const float* x = a.x + example * a.n + (odd ? kHalf : 0);
+        core::Line line[core::kLanes];
+#pragma unroll
+        for (int i = 0; i < kHalf; ++i) {
+            line[i] = Region::line(x[near.block * core::kLanes + i], r);
+            line[kHalf + i] = Region::line(x[far.block * core::kLanes + i], r);
+        }
+        Store* const begin =
+            static_cast<Store*>(a.out) + (example * a.samples * near.blocks + leader) * kStores + lane;
+        const uint32_t sample = near.first_sample + static_cast<uint32_t>(odd ? far.first : near.first);
+        const auto draw = [&](uint32_t row, bool store_near, bool store_far) {
+            const core::Words own = core::variates(keys, id, sample + row, block);
+            core::Words k;
+#pragma unroll
+            for (int i = 0; i < 2; ++i) {
+                const uint32_t got = __shfl_xor_sync(kAll, odd ? own.w[i] : own.w[2 + i], 1);
+                k.w[i] = odd ? got : own.w[i];
+                k.w[2 + i] = odd ? own.w[2 + i] : got;
+            }
+            float v[core::kLanes];
+            octet<Region>(line, k, v, 1, s.exponent);
+            auto* to =
+                reinterpret_cast<Store*>(reinterpret_cast<char*>(begin) + core::product(row, row_bytes));
+            if (store_near) to[0] = packed<float>(v, 0);
+            if (store_far) to[kWarp] = packed<float>(v, 1);
+        };
+        uint32_t row = 0;
+#pragma unroll 1
+        for (; row != whole; row += stride) draw(row, true, true);
+#pragma unroll 1
+        for (; row < most; row += stride) draw(row, row < near_rows, row < far_rows);
+    }
+}
+
+// channels_last with a multiple of eight pixels, of whose kChannels a thread draws the same eight. Its stores
+// are several, and the threads of a warp exchange them, so that each writes 16 bytes next to its neighbour's.
 template <class Region, class T, int kChannels>
 static __global__ void __launch_bounds__(kThreads) exchange_kernel(Sampling s) {
     constexpr int kStores = kChannels * core::kLanes * sizeof(T) / sizeof(Store);
@@ -195,7 +259,7 @@ static __global__ void __launch_bounds__(kThreads) any_kernel(Sampling s) {
 template <class Region, class T>
 constexpr auto row_kernel() {
     if constexpr (sizeof(T) == sizeof(float))
-        return exchange_kernel<Region, T, 1>;
+        return halves_kernel<Region>;
     else
         return contiguous_kernel<Region, T>;
 }
@@ -205,7 +269,8 @@ void launch(const Sampling& s, cudaStream_t stream) {
     const SampleHypercube& a = s.a;
     const bool aligned = reinterpret_cast<uintptr_t>(a.out) % sizeof(Store) == 0;
     const bool colours = aligned && a.channels == kColours && a.n % (kColours * core::kLanes) == 0;
-    const bool contiguous = aligned && a.channels == 1 && a.n % core::kLanes == 0;
+    const bool counts = sizeof(T) < sizeof(float) || (a.n >> 30 | a.samples >> 31) == 0;  // in 32 bits
+    const bool contiguous = aligned && counts && a.channels == 1 && a.n % core::kLanes == 0;
     const int64_t blocks = ((colours ? a.n / kColours : a.n) + core::kLanes - 1) / core::kLanes;
     const dim3 grid(static_cast<unsigned>((blocks * side_by_side(a) + kThreads - 1) / kThreads),
                     static_cast<unsigned>(a.batch < kMaxGridY ? a.batch : kMaxGridY));

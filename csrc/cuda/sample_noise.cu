@@ -1,5 +1,6 @@
-// Two kernels. Independent coordinates: a thread owns eight consecutive elements of one example and walks
-// over samples, as in sample_hypercube.cu. Balls: eight threads share a point, each with four of the 32 lanes
+// Two kernels. Independent coordinates: a thread owns the consecutive elements of one example that a store of
+// 16 bytes holds, for half-written sectors of 32 bytes cost twice the time, and walks over samples, as in
+// sample_hypercube.cu. Balls: eight threads share a point, each with four of the 32 lanes
 // of the sum, and draw its variates twice, for the sum and for the points: arithmetic is cheaper than keeping
 // them. The table of quantiles travels with the launch and is read from shared memory, where a column is a
 // bank: no two threads of a warp that read different columns meet.
@@ -16,7 +17,8 @@ namespace rcfast::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kElements = 8;                           // of a thread
+template <class T>
+constexpr int kElements = 16 / sizeof(T);              // of a thread
 constexpr int kTeam = core::kSumLanes / core::kWords;  // threads that share a point
 
 struct Job {
@@ -62,29 +64,32 @@ static __global__ void __launch_bounds__(kThreads) independent_kernel(Job job) {
     __shared__ SharedTable table;
     read_table(table, job.table);
     const SampleNoise& a = job.a;
-    const int64_t stride = side_by_side(a), octets = (a.n + kElements - 1) / kElements;
+    constexpr int kOwn = kElements<T>;
+    const int64_t stride = side_by_side(a), packs = (a.n + kOwn - 1) / kOwn;
     const int64_t thread = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-    const int64_t octet = thread % octets, first = thread / octets;
+    const int64_t pack = thread % packs, first = thread / packs;
     if (first >= stride) return;
-    const int64_t element = octet * kElements;
-    const int count = a.n - element < kElements ? static_cast<int>(a.n - element) : kElements;
+    const int64_t element = pack * kOwn;
+    const int count = a.n - element < kOwn ? static_cast<int>(a.n - element) : kOwn;
     const core::RoundKeys keys = keys_of(a, job.keys);
     const auto call = static_cast<uint32_t>(element / core::kWords);
 
     for (int64_t example = blockIdx.y; example < a.batch; example += gridDim.y) {
         const float scale = a.size_each ? a.size_each[example] : static_cast<float>(a.size);
         const auto id = static_cast<uint64_t>(a.example_ids[example]);
-        float x[kElements];
+        float x[kOwn];
 #pragma unroll
-        for (int i = 0; i < kElements; ++i)
+        for (int i = 0; i < kOwn; ++i)
             x[i] = core::add(i < count ? a.x[example * a.n + element + i] : 0.0f, 0.0f);
         for (int64_t s = first; s < a.samples; s += stride) {
             const uint32_t sample = first_sample(a) + static_cast<uint32_t>(s);
-            const core::Words words[2] = {core::variates(keys, id, sample, call),
-                                          core::variates(keys, id, sample, call + 1)};
-            Pack<T, kElements> points;
+            core::Words words[kOwn / core::kWords];
 #pragma unroll
-            for (int i = 0; i < kElements; ++i)
+            for (int i = 0; i < kOwn / core::kWords; ++i)
+                words[i] = core::variates(keys, id, sample, call + static_cast<uint32_t>(i));
+            Pack<T, kOwn> points;
+#pragma unroll
+            for (int i = 0; i < kOwn; ++i)
                 points.v[i] = core::narrow<T>(core::place<Clamped>(
                     x[i], scale,
                     core::quantile(table.at, Exponential, words[i / core::kWords].w[i % core::kWords])));
@@ -169,7 +174,7 @@ void launch(const SampleNoise& a, cudaStream_t stream) {
     Job job = {a, core::round_keys(a.seed), {}};
     std::memcpy(job.table, Exponential ? core::kExponential : core::kNormal, sizeof job.table);
     if (is_independent(a.noise)) {
-        const int64_t threads = (a.n + kElements - 1) / kElements * side_by_side(a);
+        const int64_t threads = (a.n + kElements<T> - 1) / kElements<T> * side_by_side(a);
         const dim3 grid(static_cast<unsigned>((threads + kThreads - 1) / kThreads),
                         static_cast<unsigned>(a.batch < kMaxGridY ? a.batch : kMaxGridY));
         launch_kernel("sample_noise", independent_kernel<T, Clamped, Aligned, Exponential>, grid, kThreads,
@@ -191,7 +196,7 @@ void launch_law(const SampleNoise& a, cudaStream_t stream) {
 template <class T, bool Clamped>
 void launch_layout(const SampleNoise& a, cudaStream_t stream) {
     const bool aligned =
-        a.channels == 1 && a.n % kElements == 0 && reinterpret_cast<uintptr_t>(a.out) % 16 == 0;
+        a.channels == 1 && a.n % kElements<T> == 0 && reinterpret_cast<uintptr_t>(a.out) % 16 == 0;
     return aligned ? launch_law<T, Clamped, true>(a, stream) : launch_law<T, Clamped, false>(a, stream);
 }
 

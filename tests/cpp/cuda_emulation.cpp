@@ -1,8 +1,10 @@
 // The CUDA kernels, run on the host by cuda_emulation/cuda_runtime.h, against the CPU kernels bit by bit:
 // indices, tails, layouts, barriers and shuffles are checked where there is no GPU, and under the sanitizers.
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
+#include <utility>
 #include <vector>
 
 #include "../../csrc/core/numbers.h"
@@ -29,18 +31,26 @@ struct Case {
     int64_t shift;  // elements by which the output misses the alignment of wide stores
 };
 
+constexpr int64_t kBeyond = 2048;  // elements behind the output: two stores of a warp
+
+template <class T>
+bool untouched(const std::vector<T>& out) {
+    const auto* bytes = reinterpret_cast<const unsigned char*>(out.data() + out.size() - kBeyond);
+    return std::all_of(bytes, bytes + kBeyond * sizeof(T), [](unsigned char byte) { return byte == 0xAB; });
+}
+
 template <class T>
 void sampling(Dtype dtype, const Case& c) {
-    const int64_t batch = 2;
-    std::vector<float> x(batch * c.n), r{c.r, 1.5f};
+    const int64_t batch = 3;
+    std::vector<float> x(batch * c.n), r{c.r, 1.5f, 0.01f};
     for (size_t i = 0; i < x.size(); ++i) {
         const float edges[] = {-0.0f, 0.0f, 1.0f};
         x[i] = i % 5 < 3 ? edges[i % 5] : std::fmod(0.37f * static_cast<float>(i), 1.0f);
     }
-    const std::vector<int64_t> ids{-5, 1234567890123456789};
+    const std::vector<int64_t> ids{-5, 1234567890123456789, 0};
     const int64_t seed = -99, first = 4294967293;  // 2^32 is passed within the samples: the counter wraps
     const int64_t size = batch * c.samples * c.n;
-    std::vector<T> cpu_out(size), cuda_out(size + c.shift);
+    std::vector<T> cpu_out(size), cuda_out(size + c.shift + kBeyond);
     std::memset(static_cast<void*>(cuda_out.data()), 0xAB, cuda_out.size() * sizeof(T));
     SampleHypercube a{cpu_out.data(),
                       dtype,
@@ -67,6 +77,7 @@ void sampling(Dtype dtype, const Case& c) {
     }
     cuda::sample_hypercube(a, nullptr);
     check(std::memcmp(cpu_out.data(), a.out, size * sizeof(T)) == 0, "sample_hypercube", c.n, c.samples);
+    check(untouched(cuda_out), "sample_hypercube beyond", c.n, c.samples);
 }
 
 void sampling_everywhere(const Case& c) {
@@ -98,7 +109,7 @@ void noise(Dtype dtype, Noise kind, bool clamp, int64_t n, int64_t samples, int6
         x[i] = i % 5 ? std::fmod(0.37f * static_cast<float>(i), 1.0f) : -0.0f;
     const std::vector<int64_t> ids{-5, 1234567890123456789, 0};
     const int64_t seed = -99, first = 4294967293;
-    std::vector<T> cpu_out(batch * samples * n), cuda_out(cpu_out.size());
+    std::vector<T> cpu_out(batch * samples * n), cuda_out(cpu_out.size() + kBeyond);
     std::memset(static_cast<void*>(cuda_out.data()), 0xAB, cuda_out.size() * sizeof(T));
     SampleNoise a{cpu_out.data(),
                   dtype,
@@ -225,6 +236,11 @@ int main() {
                 for (const int64_t channels : {1, 3})
                     if (n % channels == 0)
                         sampling_everywhere({clip, n, samples, channels, 0.3f, samples > 1, 0});
+        // Rows that end within the half of a warp, fill warps, and are many to a warp, with the last samples
+        // of some threads missing.
+        for (const auto& [n, samples] :
+             {std::pair{160, 1}, {160, 19}, {256, 8}, {24, 100}, {8, 150}, {8, 300}})
+            sampling_everywhere({clip, n, samples, 1, 0.3f, false, 0});
         // Pixels in eights, so that threads draw all three channels: a part of a warp, warps that end within
         // the samples, and several blocks; then those that do not fit.
         for (const int64_t n : {24, 3 * 40, 3 * 264, 3 * 1024, 3 * 9})
@@ -239,7 +255,7 @@ int main() {
     }
     for (const Noise kind : {Noise::gaussian, Noise::laplace, Noise::l2_ball, Noise::l1_ball, Noise::sphere})
         for (const bool clamp : {false, true})
-            for (const int64_t n : {1, 24, 33, 2049}) {
+            for (const int64_t n : {1, 12, 13, 24, 30, 2049}) {
                 noise<float>(Dtype::f32, kind, clamp, n, 11, 1);
                 if (n % 3 == 0) noise<core::f16>(Dtype::f16, kind, clamp, n, 2, 3);
                 if (n % 3 == 0) noise<core::bf16>(Dtype::bf16, kind, clamp, n, 11, n == 24 ? 1 : 3);
