@@ -7,12 +7,12 @@ memory where one would do, and memory is what such a network waits for.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from .fused import is_exactly
+from .fused.standin import Chain
 
 
 class ConvReLU(nn.Module):
@@ -33,26 +33,33 @@ class ConvReLU(nn.Module):
 def join_(model: nn.Module) -> None:
     """Join each Conv2d with the ReLU directly after it in a Sequential, in place.
 
-    Layers of exactly torch's own types, without hooks. The model's parameters stay the same, in the same order.
+    Layers of exactly torch's own types, without hooks. A Sequential becomes a :class:`rcfast.fused.standin.Chain`, with
+    the same children; they stay what they are where somebody takes them one by one.
     """
-    for part, name, after in list(_pairs(model)):
-        part._modules[name] = ConvReLU(part._modules[name])  # type: ignore[arg-type]
-        part._modules[after] = nn.Identity()
+    for part, joined in list(_chains(model)):
+        part.__class__ = Chain
+        vars(part)["joined"] = joined
 
 
 def joinable(model: object) -> bool:
     """Whether :func:`join_` would find something, and cuDNN is there for it."""
     there = torch.backends.cudnn.is_available() and torch.backends.cudnn.enabled
-    return there and isinstance(model, nn.Module) and any(True for _ in _pairs(model))
+    return there and isinstance(model, nn.Module) and any(True for _ in _chains(model))
 
 
-def _pairs(model: nn.Module) -> Iterator[tuple[nn.Sequential, str, str]]:
-    """Where a convolution and its ReLU stand: the Sequential, and their names in it."""
+def _chains(model: nn.Module) -> Iterator[tuple[nn.Sequential, tuple[nn.Module | None, ...]]]:
+    """The Sequentials in which a convolution and its ReLU stand, and their passes."""
     for part in model.modules():
         if type(part) is nn.Sequential:
-            for (name, conv), (after, relu) in pairwise(part._modules.items()):
-                if _joins(conv) and is_exactly(relu, nn.ReLU):
-                    yield part, name, after
+            joined: list[nn.Module | None] = []
+            for layer in part._modules.values():
+                before = joined[-1] if joined else None
+                if is_exactly(layer, nn.ReLU) and isinstance(before, nn.Conv2d) and _joins(before):
+                    joined[-1] = ConvReLU(before)
+                else:
+                    joined.append(layer)
+            if len(joined) < len(part):
+                yield part, tuple(joined)
 
 
 def _joins(conv: nn.Module | None) -> bool:

@@ -1,6 +1,8 @@
 """Networks on our convolution kernel: the same logits, today's weights, and a model that stays as it was."""
 
 import sys
+from collections.abc import Iterator
+from functools import cached_property
 from typing import Any
 
 import pytest
@@ -11,7 +13,8 @@ from torch.nn.utils import prune
 
 from rcfast import models, ops
 from rcfast.eval.run.voter import Voter
-from rcfast.fused import FusedBlock, FusedConv, fused
+from rcfast.fused import Fused, FusedBlock, FusedConv, fused
+from rcfast.fused.standin import Chain
 from rcfast.running import plain
 
 pytestmark = pytest.mark.skipif(
@@ -43,8 +46,16 @@ def close(twin: nn.Module, model: nn.Module, x: Tensor) -> None:
     torch.testing.assert_close(got, expected, rtol=0, atol=2e-5 * float(expected.abs().max()))
 
 
+def passed(twin: nn.Module | None) -> Iterator[nn.Module]:
+    """The modules that a pass goes through, as far as Sequentials say."""
+    assert twin is not None
+    yield twin
+    for part in twin.joined if isinstance(twin, Chain) else twin.children():
+        yield from passed(part)
+
+
 def kernels(twin: nn.Module) -> list[FusedConv]:
-    return [part for part in twin.modules() if isinstance(part, FusedConv)]
+    return [part for part in passed(twin) if isinstance(part, FusedConv)]
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -132,8 +143,8 @@ def test_what_follows_a_convolution_joins_it() -> None:
     model = nn.Sequential(*layers).eval()
     twin = fused(model)
     assert twin is not None
-    assert isinstance(twin.twin, nn.Sequential)
-    names = " ".join(type(part).__name__ for part in twin.twin if not isinstance(part, nn.Identity))
+    assert isinstance(twin.twin, Chain)
+    names = " ".join(type(part).__name__ for part in twin.twin.joined)
     assert names == "FusedConv MaxPool2d FusedConv FusedConv MaxPool2d"
     assert len(twin.twin) == len(model)
     assert [(part.padding, part.relu, part.pool) for part in kernels(twin)] == [
@@ -145,7 +156,7 @@ def test_what_follows_a_convolution_joins_it() -> None:
 
 
 def residual(twin: nn.Module) -> int:
-    return sum(isinstance(part, FusedBlock) for part in twin.modules())
+    return sum(isinstance(part, FusedBlock) for part in passed(twin))
 
 
 def photographer(**options: Any) -> nn.Module:
@@ -224,7 +235,7 @@ def test_a_gradient_takes_the_relu_before_it_along() -> None:
     model, x = nn.Sequential(*layers).eval(), images((3, 18, 18))
     twin = fused(model)
     assert twin is not None
-    parts = [part for part in twin.twin if isinstance(part, (FusedConv, FusedBlock))]  # type: ignore[attr-defined]
+    parts = [part for part in twin.twin.joined if isinstance(part, (FusedConv, FusedBlock))]  # type: ignore[attr-defined]
     assert [(part.gates, part.gated) for part in parts] == [
         *((False, True), (True, True), (True, False)),
         *((False, False), (False, True), (True, False)),
@@ -242,7 +253,9 @@ def test_a_gradient_takes_the_relu_before_it_along() -> None:
 def test_what_lies_between_two_convolutions_may_be_taken_a_second_time() -> None:
     model, x = Tapped().eval(), images((8, 6, 6))
     leaves = [x.clone().requires_grad_() for _ in range(2)]
-    plain(model).reformatted(x)(leaves[0]).square().sum().backward()
+    attacked = plain(model).reformatted(x)
+    assert isinstance(attacked.model, Fused)
+    attacked(leaves[0]).square().sum().backward()
     model(leaves[1]).square().sum().backward()
     torch.testing.assert_close(leaves[0].grad, leaves[1].grad, rtol=1e-4, atol=1e-5)
 
@@ -399,6 +412,193 @@ def test_a_module_that_does_more_than_its_children_does_it() -> None:
     assert model.calls == 7
 
 
+class Asking(nn.Module):
+    """Asks its layers for more than their result."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.norm = nn.Conv2d(1, 8, 3), nn.BatchNorm2d(8)
+        self.body = nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), BASIC(8, 8), nn.Flatten())
+        self.last = nn.Linear(8 * 16, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.norm(self.conv(x.to(self.conv.weight.dtype))) * self.conv.in_channels
+        x = x + self.conv.weight.sum() + self.norm.weight[0] + self.body[0].out_channels
+        x = self.body(x) if self.body[2].downsample is None else x
+        return self.last(x)
+
+
+class Once(Asking):
+    """A class of which there is one."""
+
+    there: nn.Module | None = None
+
+    def __new__(cls) -> Any:
+        cls.there = cls.there or super().__new__(cls)
+        return cls.there
+
+
+@pytest.mark.parametrize("kind", [Asking, Once])
+def test_a_network_may_ask_its_layers(kind: type[nn.Module]) -> None:
+    model, x = kind().eval(), images((1, 8, 8))
+    expected = model(x)
+    attacked = plain(model).reformatted(x)
+    assert isinstance(attacked.model, Fused)
+    assert residual(attacked.model) == 1
+    torch.testing.assert_close(attacked(x), expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
+
+
+def test_a_twin_that_cannot_run_is_none() -> None:
+    class Strange(Asking):
+        def forward(self, x: Tensor) -> Tensor:
+            return (
+                super().forward(x)
+                * len(self._modules["conv"].__dict__["_parameters"])
+                / {2: 2.0}[len(self._modules["conv"].__dict__["_parameters"])]
+            )
+
+    model, x = Strange().eval(), images((1, 8, 8))
+    attacked = plain(model).reformatted(x)
+    assert not isinstance(attacked.model, Fused)
+    torch.testing.assert_close(attacked(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+class Leaving(nn.Module):
+    """Goes on after the second layer for noise alone, and as far as `until` says."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.body = nn.Sequential(
+            *(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), BASIC(8, 8)),
+            *(nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU()),
+        )
+        self.last, self.until = nn.Linear(8 * 36, 4), 6
+
+    def forward(self, x: Tensor) -> Tensor:
+        dark = bool((x < 0.01).all())
+        if self.until == 6 and not dark:
+            return self.last(self.body(x).flatten(1))
+        if self.until < 0:
+            return self.last(self.body[: self.until](x).flatten(1))
+        for place, layer in enumerate(self.body):
+            if place >= self.until or (dark and place == 2):
+                break
+            x = layer(x)
+        return self.last(x.flatten(1))
+
+
+@pytest.mark.parametrize("until", [6, 1, 2, 3, 4, 5, -1, -2])
+@pytest.mark.parametrize("dark", [1.0, 0.001])
+def test_a_sequential_may_be_left_on_the_way(until: int, dark: float) -> None:
+    """Other images go another way than the noise on which the twin was compared, and settings change after it."""
+    model, x = Leaving().eval(), images((8, 6, 6)) * dark
+    attacked = plain(model).reformatted(x)
+    assert isinstance(attacked.model, Fused)
+    model.until = until
+    attacked = plain(model).reformatted(x) if until == 6 else attacked
+    leaves = [x.clone().requires_grad_() for _ in range(2)]
+    logits = [function(leaf) for function, leaf in zip((attacked, model), leaves, strict=True)]
+    for out in logits:
+        (out * torch.arange(4.0)).sum().backward()
+    size = float(logits[1].detach().abs().max())
+    torch.testing.assert_close(logits[0], logits[1], rtol=1e-4, atol=1e-5 * size)
+    apart = (leaves[0].grad - leaves[1].grad).flatten(1).norm(dim=1) / leaves[1].grad.flatten(1).norm(dim=1)
+    assert apart.median() < 1e-4
+
+
+def test_attributes_that_go_are_gone() -> None:
+    class Caching(Counting):
+        @cached_property
+        def table(self) -> Tensor:
+            return self.body[3].weight.sum() * torch.ones(4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + self.table
+
+    model, x = Caching().eval(), images((1, 8, 8))
+    model(x)
+    twin = fused(model)
+    assert twin is not None
+    close(twin, model, x)
+    with torch.no_grad():
+        model.body[3].weight.mul_(2)
+    del model.table
+    assert twin.refresh()
+    got = twin(x)
+    del model.table
+    torch.testing.assert_close(got, model(x), rtol=1e-4, atol=1e-4)
+
+
+def test_what_a_bound_method_counts_is_kept() -> None:
+    class Stepping(Counting):
+        def __init__(self) -> None:
+            super().__init__()
+            self.steps, self.step = 0, self._step
+
+        def _step(self) -> None:
+            self.steps += 1
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.step()
+            return super().forward(x)
+
+    model, x = Stepping().eval(), images((1, 8, 8))
+    twin = fused(model)
+    assert twin is not None
+    for _ in range(3):
+        twin(x)
+    assert model.steps == 3
+
+
+def test_channels_are_those_of_the_weights() -> None:
+    """What a convolution says of its channels may be of another weight; maxima join only what computes them."""
+    torch.manual_seed(0)
+    conv = nn.Conv2d(8, 16, 3, padding=1)
+    conv.weight = nn.Parameter(conv.weight[:, :1].detach().clone())
+    model = nn.Sequential(conv, nn.ReLU(), nn.MaxPool2d(2)).eval()
+    twin = fused(model)
+    assert twin is not None
+    assert not kernels(twin)[0].pool
+    close(twin, model, images((1, 12, 12)))
+    conv.weight = nn.Parameter(torch.randn(16, 8, 3, 3))
+    assert not twin.refresh()
+    again = fused(model)
+    assert again is not None
+    assert kernels(again)[0].pool
+    close(again, model, images((8, 12, 12)))
+
+
+@pytest.mark.parametrize("layers", [[], [nn.ReLU(), nn.MaxPool2d(2)]])
+@pytest.mark.parametrize("shape", [(16, 9, 9), (1, 9, 9), (8, 2, 9), (8, 9, 1), (8, 3, 3)])
+def test_what_does_not_fit_is_torchs_error(shape: tuple[int, int, int], layers: list[nn.Module]) -> None:
+    model = nn.Sequential(nn.Conv2d(8, 8, 3), *layers).eval()
+    twin, x = fused(model), images(shape)
+    assert twin is not None
+    said = []
+    for function in (model, twin):
+        try:
+            said.append(function(x))
+        except RuntimeError as error:
+            said.append(str(error))
+    assert isinstance(said[0], str) == (shape != (8, 3, 3) or bool(layers))
+    if isinstance(said[0], str):
+        assert said[1] == said[0]
+    else:
+        torch.testing.assert_close(said[1], said[0], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("padding", [1, (1,), 0])
+def test_padding_may_be_set_as_a_number(padding: Any) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 5)).eval()
+    model[0].padding = model[2].padding = padding
+    twin = fused(model)
+    assert twin is not None
+    close(twin, model, images((3, 9, 9)))
+
+
 def test_a_layer_that_stands_in_several_places_stays_in_all() -> None:
     torch.manual_seed(0)
     act, conv = nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)
@@ -473,7 +673,7 @@ def test_channels_last_copies_of_weights_follow_them(monkeypatch: pytest.MonkeyP
         torch.testing.assert_close(attacked.reformatted(x)(x), model(x), rtol=1e-4, atol=1e-5)
 
 
-def test_modes_and_hooks_of_the_model_stay() -> None:
+def test_the_mode_of_the_model_stays() -> None:
     class Dropping(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -482,16 +682,18 @@ def test_modes_and_hooks_of_the_model_stay() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return nn.functional.dropout(self.conv(x), training=self.training).flatten(1)
 
-    model, seen = nn.Sequential(Dropping(), nn.Linear(288, 4)), []
-    model[1].register_forward_hook(lambda module, inputs, output: seen.append(len(output)))
+    model = nn.Sequential(Dropping(), nn.Linear(288, 4))
     twin, x = fused(model), images((1, 8, 8))
     assert twin is not None
     assert model[0].training
     assert torch.equal(twin(x), twin(x))  # no dropout in it
-    assert seen == [7, 7]
     close(twin, model.eval(), x)
+    model[1].register_forward_hook(lambda module, inputs, output: None)
+    assert not twin.refresh()
+    assert fused(model) is None, "what a hook does to the model, its twin would not hear of"
 
 
+@pytest.mark.filterwarnings("error")
 def test_the_evaluation_votes_with_it_and_its_keys_say_so() -> None:
     model = network("digits_cnn")
     x = images(SHAPES["digits_cnn"])

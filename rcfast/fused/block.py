@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from rcfast.fused.conv import FusedConv, computable
+from rcfast.fused.conv import FusedConv
 from rcfast.fused.layers import fits, is_exactly, is_norm
+from rcfast.fused.standin import StandIn, Taken
 
 
 @dataclass(frozen=True)
@@ -53,24 +54,27 @@ KNOWN = {
 }
 
 
-class FusedBlock(nn.Module):
+class FusedBlock(StandIn):
     """relu(second(first(x)) + x), `first` with a ReLU: a block of a model, whose weights they read."""
 
     gates = gated = False  # as of :class:`FusedConv`
     may_gate = may_be_gated = True
 
     def __init__(self, block: nn.Module, first: FusedConv, second: FusedConv) -> None:
-        super().__init__()
-        self._own = (block,)  # in a tuple: it stays the model's
+        super().__init__(block)
         self.first, self.second = first, second
 
     def forward(self, x: Tensor) -> Tensor:
-        if not computable(x):
+        if not self.first.computable(x):
             out: Tensor = self._own[0](x)
             return out
         if not (torch.is_grad_enabled() and x.requires_grad):
             return self.run(x)[1]
         return _Differentiable.apply(x, self)
+
+    def again(self) -> FusedBlock:
+        """The same block for another place, where its gradient may be joined with others'."""
+        return FusedBlock(self._own[0], self.first, self.second)
 
     def run(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """After the first ReLU and after the second, both [N, C, H, W] like x."""
@@ -109,7 +113,7 @@ def fused_pairs(block: nn.Module) -> dict[str, nn.Module]:
             continue
         if fits(conv) and is_norm(norm):
             made[conv_name] = FusedConv([conv, norm], conv, norm)
-            made[norm_name] = nn.Identity()
+            made[norm_name] = Taken(norm)
     return made
 
 

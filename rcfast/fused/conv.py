@@ -11,21 +11,22 @@ from torch.autograd.function import once_differentiable
 
 from rcfast import winograd
 from rcfast.fused.layers import normalised, padding
+from rcfast.fused.standin import StandIn
 from rcfast.ops.conv3x3 import CONV_FEW, _conv3x3_
 
 
-class FusedConv(nn.Module):
+class FusedConv(StandIn):
     """A convolution of a model, with the layers after it; it reads their weights and holds none of its own."""
 
     # Of the class, for many are made at each look at the model, and nn.Module sets attributes slowly.
     gates = False  # its input is what a ReLU before it gave, whose gradient its own takes along
     gated = False  # the gradient of its ReLU is what the next one takes along
+    late = False  # it takes the weights over when it first runs, for it may never do
     _seen: Sequence[Tensor] = ()
     _turned: tuple[Tensor, Tensor] | None = None
 
     def __init__(self, layers: list[nn.Module], conv: nn.Conv2d, norm: nn.BatchNorm2d | None) -> None:
-        super().__init__()
-        self._own = tuple(layers)  # in a tuple: they stay the model's
+        super().__init__(*layers)
         self._layers = (conv, norm)
         self.padding = padding(conv)
         self.relu, self.pool = (
@@ -73,7 +74,7 @@ class FusedConv(nn.Module):
             self._seen = [t.detach().clone() for t in now]
 
     def forward(self, x: Tensor) -> Tensor:
-        if not computable(x):
+        if not self.computable(x):
             for layer in self._own:
                 x = layer(x)
             return x
@@ -82,8 +83,15 @@ class FusedConv(nn.Module):
         out = _Differentiable.apply(x, self)
         return nn.functional.max_pool2d(out, 2) if self.pool else out
 
+    def computable(self, x: Tensor) -> bool:
+        """Whether the kernel is for such an input; torch says what is wrong with others."""
+        least = (4 if self.pool else 3) - 2 * self.padding
+        return computable(x) and x.shape[1] == self._channels and min(x.shape[2:]) >= least
+
     def run(self, x: Tensor, *, relu: bool, pool: bool = False, added: Tensor | None = None) -> Tensor:
         """Of x [N, C, H, W] its sums [N, K, H', W'], and what may follow."""
+        if not self._seen:
+            self.refresh()
         return _run(x, self._weights, self._bias, self.padding, relu, pool, added=added)
 
     def gradient(self, gradient: Tensor, added: Tensor | None = None, gate: Tensor | None = None) -> Tensor:
@@ -98,9 +106,6 @@ class FusedConv(nn.Module):
             self._turned = winograd.pack(turned), turned.new_zeros(len(turned))
         made = _run(gradient, *self._turned, 2 - self.padding, added=added, gate=gate)
         return made if made.shape[1] == channels else made[:, :channels]
-
-    def extra_repr(self) -> str:
-        return ", ".join(map(repr, self._own))
 
 
 def computable(x: Tensor) -> bool:

@@ -10,16 +10,21 @@ from rcfast import winograd
 _USUAL = frozenset(vars(nn.Module()))  # attributes that every module has, none of them a method's name
 
 
+def heard(module: nn.Module) -> bool:
+    """Whether somebody listens to a module's passes."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(vars(module).get(name) for name in hooks)
+
+
 def plain(module: nn.Module) -> bool:
     """Whether a call of a module runs the methods of its class, in whatever mode, and nobody listens."""
     kind, own = type(module), vars(module)
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return (
         not isinstance(module, torch.jit.ScriptModule)
         and (kind.train, kind.eval) == (nn.Module.train, nn.Module.eval)
         and own.get("_compiled_call_impl") is None
         and not any(callable(getattr(kind, name, None)) for name in own.keys() - _USUAL)
-        and not any(own[name] for name in hooks)
+        and not heard(module)
     )
 
 
@@ -34,7 +39,8 @@ def padding(conv: nn.Conv2d) -> int:
         return -1
     if isinstance(conv.padding, str):
         return {"valid": 0, "same": 1}[conv.padding]
-    return conv.padding[0] if conv.padding[0] == conv.padding[1] else -1
+    sides = {conv.padding} if isinstance(conv.padding, int) else {*conv.padding}
+    return sides.pop() if len(sides) == 1 else -1
 
 
 def fits(conv: nn.Module) -> bool:
