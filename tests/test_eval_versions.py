@@ -6,11 +6,14 @@
 import hashlib
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import rcfast
+from rcfast.attacks import ATTACKS
 from rcfast.eval.run import versions
+from rcfast.eval.run.config import ON_VOTES
 
 PINS = Path(__file__).with_name("stage_digests.json")
 SOURCE = Path(rcfast.__file__).parent
@@ -19,7 +22,11 @@ WHERE = "eval/run/versions.py"
 STAGES = {  # name: its version, where that stands, the code that decides its results
     "train": (versions.NETWORK, f"NETWORK in {WHERE}", ("training/*.py", "models/*.py")),
     "length": (versions.LENGTH, f"LENGTH in {WHERE}", ("calibration.py", *VOTING)),
-    "attack": (versions.ATTACK, f"ATTACK in {WHERE}", ("attacks/*.py",)),
+    "attack": (
+        [versions.ATTACK, versions.REVISED],
+        f"ATTACK (or REVISED, of single attacks on networks) in {WHERE}",
+        ("attacks/*.py",),
+    ),
     "vote": (versions.LABELS, f"LABELS in {WHERE}", VOTING),
 }
 
@@ -32,11 +39,11 @@ def digest(patterns: tuple[str, ...], source: Path = SOURCE) -> str:
     return total.hexdigest()
 
 
-def current() -> dict[str, dict[str, int | str]]:
+def current() -> dict[str, dict[str, Any]]:
     return {name: {"version": made[0], "digest": digest(made[2])} for name, made in STAGES.items()}
 
 
-def complaint(name: str, pinned: dict[str, int | str], now: dict[str, int | str]) -> str:
+def complaint(name: str, pinned: dict[str, Any], now: dict[str, Any]) -> str:
     """Return what to do where a stage's code or version is not the pinned one, else nothing."""
     if pinned == now:
         return ""
@@ -70,11 +77,17 @@ def test_the_digest_sees_every_change(tmp_path: Path) -> None:
     assert all(any(SOURCE.glob(pattern)) for _, _, patterns in STAGES.values() for pattern in patterns)
 
 
+def test_a_revision_concerns_one_attack_alone() -> None:
+    assert set(versions.REVISED) <= {*ATTACKS, *ON_VOTES}
+    assert all(versions.on_network(name) != versions.ATTACK for name in versions.REVISED)
+    assert all(versions.on_network(name) == versions.ATTACK for name in {*ATTACKS} - {*versions.REVISED})
+
+
 def test_the_complaint_says_what_to_do() -> None:
-    old: dict[str, int | str] = {"version": 1, "digest": "a"}
+    old: dict[str, Any] = {"version": 1, "digest": "a"}
     assert complaint("attack", old, dict(old)) == ""
     forgotten = complaint("attack", old, {**old, "digest": "b"})
-    assert "raise ATTACK in eval/run/versions.py" in forgotten
+    assert "raise ATTACK (or REVISED, of single attacks on networks) in eval/run/versions.py" in forgotten
     assert forgotten.endswith("run: python tests/test_eval_versions.py")
     raised = complaint("attack", old, {"version": 2, "digest": "b"})
     assert raised == "run: python tests/test_eval_versions.py"

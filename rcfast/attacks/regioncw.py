@@ -15,7 +15,7 @@ from rcfast.attacks._rolling import Rows
 from rcfast.attacks._sampled import Sampled, SampledAttack, another, key
 from rcfast.attacks.base import Attack
 from rcfast.attacks.inputs import check_counts, check_positive
-from rcfast.attacks.margins import margin, per_row
+from rcfast.attacks.margins import margin, per_row, resolution
 from rcfast.attacks.result import Noise, check_norm
 
 __all__ = ["RegionCW"]
@@ -111,30 +111,38 @@ class RegionCW(SampledAttack):
 
     def _search(self, vote: Sampled, x: Tensor, labels: Tensor) -> Tensor:
         best, held = self._carried_over(vote, x, labels)
-        first, restarts = 0, self.restarts if vote.votes else 1
-        for again in range(restarts):
-            state, first = self._begin(vote, x, labels, best, held & (again == 0), first=first)
+        first = 0
+        for again in range(self.restarts):
+            begun = held & (again == 0 or not vote.votes)
+            state, first = self._begin(vote, x, labels, best, begun, first=first)
             for i in range(self.steps):
                 part = i / max(1, self.steps - 1)
                 samples = round(_between((self.points, self.last_points or self.points), part))
-                self._step(vote, state, part, first=first, samples=samples)
+                at, logits = self._step(vote, state, part, first=first, samples=samples)
+                if not vote.votes:  # a point is all there is to say: the least noisy one on the way counts
+                    best, held = self._better(x, at, _wins(logits, labels), best, held)
                 first += samples
-                vote.network.progress((again + (i + 1) / (self.steps + 1)) / restarts)
+                vote.network.progress((again + (i + 1) / (self.steps + 1)) / self.restarts)
             found = self._settled(vote, state, purpose=f"settle {again}")
-            if restarts > 1 or self.start is not None:
-                leads = self._leads(vote, found, labels, purpose=f"leads {again}")
-                noise, before = (Noise.between(p, x).of(self.norm) for p in (found, best))
-                found = torch.where(per_row(~held | (leads & (noise < before)), x), found, best)
-                held = held | leads
-            best = found
+            if vote.votes and self.restarts == 1 and self.start is None:
+                return found
+            leads = self._leads(vote, found, labels, purpose=f"leads {again}")
+            best, held = self._better(x, found, leads, best, held)
         return best
+
+    def _better(
+        self, x: Tensor, found: Tensor, leads: Tensor, best: Tensor, held: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """The less noisy [n,...] of what was found and the best so far, where they lead and are held, and where [n]."""
+        noise, before = (Noise.between(p, x).of(self.norm) for p in (found, best))
+        return torch.where(per_row(~held | (leads & (noise < before)), x), found, best), held | leads
 
     def _leads(self, vote: Sampled, found: Tensor, labels: Tensor, *, purpose: str) -> Tensor:
         """Where [n] half as many votes again agree that the search for a size ended at one, up to chance."""
-        if not vote.votes:
-            return torch.ones_like(labels, dtype=torch.bool)
         m = -(-self.votes // 2)
         rows = torch.arange(len(labels), device=labels.device)
+        if not vote.votes:
+            return _wins(vote.logits(found, rows, first=0, samples=1), labels)
         lead = vote.lead(vote.vote(found, rows, purpose=purpose, m=m), labels, targeted=True)
         return lead >= self._level(vote) - 2 / math.sqrt(m)
 
@@ -197,7 +205,10 @@ class RegionCW(SampledAttack):
         state = _State(row=rows, x=x, label=labels, mean=mean, size=size, square=square, votes=votes)
         return state, first + self.points
 
-    def _step(self, vote: Sampled, state: _State, part: float, *, first: int, samples: int) -> None:
+    def _step(
+        self, vote: Sampled, state: _State, part: float, *, first: int, samples: int
+    ) -> tuple[Tensor, Tensor]:
+        """Take one; return where points were drawn [n,...] and their logits [n,k,L]."""
         at = point(self.norm, state.x, state.mean, state.size)
         rival, spread = state.rival, state.square.sqrt()
 
@@ -212,6 +223,7 @@ class RegionCW(SampledAttack):
         own, other = (votes.gather(1, label[:, None])[:, 0] for label in (state.label, state.rival))
         pace = _between((min(FASTEST, max(PACE[0], WAY / self.steps)), PACE[1]), part)
         state.size = state.size * (pace * (self._level(vote) - (own - other))).exp()
+        return at, logits
 
     def _level(self, vote: Sampled) -> float:
         """The lead of the target, as a share of the points, at which the search keeps an example."""
@@ -230,6 +242,12 @@ class RegionCW(SampledAttack):
         if self.loss == "margin":
             return u.clamp(max=1)
         return (torch.tanh(u) if self.loss == "tanh" else u.clamp(-1, 1)) + FAR * u.clamp(max=0)
+
+
+def _wins(logits: Tensor, labels: Tensor) -> Tensor:
+    """Where [n] a plain network, its logits [n,1,L], labels the target by more than rounding."""
+    logits = logits[:, 0]
+    return margin(logits, labels, targeted=True) > resolution(logits, labels)
 
 
 def _votes(logits: Tensor) -> Tensor:

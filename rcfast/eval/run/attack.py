@@ -22,7 +22,7 @@ from rcfast.eval.run.networks import needed_for, network
 from rcfast.eval.run.passes import Spent
 from rcfast.eval.run.store import digest_arrays
 from rcfast.eval.run.unit import Made, Unit, explained
-from rcfast.eval.run.versions import ATTACK
+from rcfast.eval.run.versions import on_network
 
 if TYPE_CHECKING:
     from rcfast.eval.run.pace import Pace
@@ -115,7 +115,7 @@ class NetworkAttack(Adversarial):
 
     def inputs(self, ctx: Context) -> dict[str, Any]:
         return {
-            "version": ATTACK,
+            "version": on_network(self.case.attack),
             "attack": self.case.attack,
             "settings": settings(make(ctx.config, self.case, ctx.device)),
             "network": network(ctx, self.case.network).digest,

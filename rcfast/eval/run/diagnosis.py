@@ -20,7 +20,7 @@ from rcfast.eval.run.judges import needed_by
 from rcfast.eval.run.labels import Labels
 from rcfast.eval.run.networks import needed_for, network
 from rcfast.eval.run.unit import Made, Unit, explained
-from rcfast.eval.run.versions import ATTACK, CHECKS
+from rcfast.eval.run.versions import CHECKS, on_network
 
 if TYPE_CHECKING:
     from rcfast.eval.run.pace import Pace
@@ -91,7 +91,7 @@ class TracedAttack(Unit):
 
     def inputs(self, ctx: Context) -> dict[str, Any]:
         return {
-            "version": [ATTACK, CHECKS],
+            "version": [on_network(self.case.attack), CHECKS],
             "attack": self.case.attack,
             "settings": settings(self.attack(ctx)),
             "network": network(ctx, self.case.network).digest,
