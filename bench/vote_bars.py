@@ -57,7 +57,7 @@ def _part(piece: Piece, part: str) -> Piece:
 
 
 def untargeted(found: list[Piece]) -> np.ndarray:
-    """The least noise of each image among the targets that the known votes take, inf where fresh ones do not hold it."""
+    """The least noise of each image among the targets that known votes take, inf where fresh ones do not."""
     least = []
     for piece in found:
         noise = np.where(piece["own"], piece["l2"], np.inf)

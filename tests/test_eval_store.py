@@ -166,6 +166,19 @@ def test_progress_is_plain_lines_in_a_log_and_silence_when_quiet(tmp_path: Path)
         assert (lines == []) == (mode == "quiet")
 
 
+@pytest.mark.parametrize(("unit", "told"), [("examples", True), ("parts", False)])
+def test_the_time_left_is_told_of_what_is_alike(
+    unit: str, told: bool, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter(range(0, 10_000, 30))
+    monkeypatch.setattr("rcfast.eval.run.progress.time.monotonic", lambda: next(clock))
+    with Progress("lines").stage("work", 4, unit) as bar:
+        bar.advance()
+    said = capsys.readouterr().err
+    assert f"work: 1 of 4 {unit}" in said
+    assert ("3 min 00 s left" in said) == told
+
+
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [

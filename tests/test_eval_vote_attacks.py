@@ -1,5 +1,6 @@
 """Attacks on the vote in the evaluation: planned, judged by votes that they never saw, and spoken of first."""
 
+import csv
 import importlib.util
 import json
 from dataclasses import replace
@@ -98,6 +99,28 @@ def test_rows_say_what_the_judges_said(results: Any, ctx: Context) -> None:
     assert rows["network"]["defence"] == "point"
     combined = {(row["attack"], row["defence"]) for row in results["attacks"]}
     assert {("T-CA-L2-V", "region"), ("U-CA-L2-V", "point")} <= combined
+
+
+@pytest.mark.slow
+def test_the_rows_are_counts_of_lines(results: Any, folder: Path) -> None:
+    with open(folder / "vote-outcomes.csv") as stream:
+        lines = list(csv.DictReader(stream))
+    rows = {row["attack"]: row for row in results["vote_attacks"] if row["kind"] in ("transfer", "adaptive")}
+    assert {line["attack"] for line in lines} == set(rows)
+    for name, row in rows.items():
+        own = [line for line in lines if line["attack"] == name]
+        success = np.array([[int(line[f"success_{seed}"]) for seed in (1, 2, 3)] for line in own])
+        rounded = np.array([[int(line[f"rounded_{seed}"]) for seed in (1, 2, 3)] for line in own])
+        holds = 2 * success.sum(1) > 3
+        assert len(own) == row["n"]
+        assert success.sum(0).tolist() == row["per_seed"]
+        assert rounded.mean() == pytest.approx(row["rounded"])
+        assert np.mean([int(line["own"]) for line in own]) == pytest.approx(row["own_seed"])
+        if holds.any():
+            noise = np.array([float(line[row["norm"].lower()]) for line in own])[holds]
+            assert noise.mean() == pytest.approx(row["noise_mean"], rel=1e-6)
+            shares = np.array([float(line["share"]) for line in own])[holds]
+            assert np.median(shares) == pytest.approx(row["share"], rel=1e-5)
 
 
 @pytest.mark.slow

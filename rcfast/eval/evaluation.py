@@ -11,7 +11,7 @@ from typing import Any
 
 from rcfast.eval import outputs as known
 from rcfast.eval import report
-from rcfast.eval.outputs import drawing, export, outcomes
+from rcfast.eval.outputs import drawing, export, outcomes, vote_outcomes
 from rcfast.eval.outputs.cautions import cautions
 from rcfast.eval.outputs.output import Output
 from rcfast.eval.results import Results
@@ -137,6 +137,7 @@ def tabulate(ctx: Context, chosen: Sequence[Output], units: Sequence[Unit]) -> R
     with ctx.progress.stage("tabulate", 2) as bar:
         results = collect(ctx, chosen, units)
         outcomes.write(ctx, units)
+        vote_outcomes.write(ctx, units)
         write_atomic(ctx.out / "results.json", json.dumps(results, indent=1, sort_keys=True) + "\n")
         bar.advance()
         export.write(results, ctx.out)

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 Mode = Literal["auto", "bars", "lines", "quiet"]
 _LINE_EVERY = 20.0  # seconds between two plain lines of one stage
+UNLIKE = "parts"  # units that take a second or ten minutes: how many are left says nothing of the time
 
 
 def duration(seconds: float) -> str:
@@ -33,7 +34,17 @@ class Bar:
         self.note = ""
         self._start = self._last = time.monotonic()
         self._tqdm = (
-            tqdm(total=total, desc=f"{name:<9}", unit=unit, file=stream, dynamic_ncols=True, leave=True)
+            tqdm(
+                total=total,
+                desc=f"{name:<9}",
+                unit=unit,
+                file=stream,
+                dynamic_ncols=True,
+                leave=True,
+                bar_format="{desc}: {n_fmt}/{total_fmt}|{bar}| {elapsed} {postfix}"
+                if unit == UNLIKE
+                else None,
+            )
             if mode == "bars"
             else None
         )
@@ -57,7 +68,9 @@ class Bar:
             return
         self._last = now
         spent = now - self._start
-        left = f", about {duration(spent / self.done * (self.total - self.done))} left" if self.done else ""
+        left = ""
+        if self.done and self.unit != UNLIKE:
+            left = f", about {duration(spent / self.done * (self.total - self.done))} left"
         print(
             f"{self.name}: {self.done} of {self.total} {self.unit}{left}  {self.note}".rstrip(),
             file=self.stream,
