@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import nn
 from training_models import Brighten, Result, equal, linear, perceptron
 
-from rcfast import models, training
+from rcfast import models, ops, training
+from rcfast.fused import Fused
 from rcfast.training.distilled import soft_labels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -48,6 +49,25 @@ def test_attack_sees_current_model_in_evaluation_mode_and_true_labels(small):
     assert len(outputs) == 4
     assert all(not torch.equal(a, b) for a, b in pairwise(outputs))
     assert sum(modes) == 4
+
+
+@pytest.mark.skipif(
+    ops.build_info()["instruction_set"] == "portable", reason="torch's convolutions are faster there"
+)
+def test_in_float32_the_attack_runs_on_our_convolutions(small):
+    seen = []
+
+    def attack(model, x, labels):
+        twin = model.reformatted(x)
+        assert torch.allclose(twin(x), model(x), rtol=1e-3, atol=1e-4), "with today's weights"
+        seen.append(type(twin.model))
+        return Result(x)
+
+    model = models.digits_cnn(shape=(3, 8, 8), num_classes=4)
+    training.fit_adversarial(
+        model, small, attack=attack, epochs=3, batch_size=33, shift=0, lr=0.2, precision="float32"
+    )
+    assert seen == [Fused] * 6
 
 
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])

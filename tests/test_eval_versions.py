@@ -20,7 +20,11 @@ SOURCE = Path(rcfast.__file__).parent
 VOTING = ("classifier.py", "regions/*.py", "stopping.py")
 WHERE = "eval/run/versions.py"
 STAGES = {  # name: its version, where that stands, the code that decides its results
-    "train": (versions.NETWORK, f"NETWORK in {WHERE}", ("training/*.py", "models/*.py")),
+    "train": (
+        [versions.NETWORK, versions.ATTACKED],
+        f"NETWORK (or ATTACKED, of adversarial training alone) in {WHERE}",
+        ("training/*.py", "models/*.py"),
+    ),
     "length": (versions.LENGTH, f"LENGTH in {WHERE}", ("calibration.py", *VOTING)),
     "attack": (
         [versions.ATTACK, versions.REVISED],

@@ -61,7 +61,8 @@ def fit_adversarial(
             mode(model, training=False),
             torch.autocast(x.device.type, torch.bfloat16, low, cache_enabled=False),
         ):
-            adversarial = attack(attacked(model), x, labels).adversarial.detach()
+            # In float32 the module itself, whose convolutions then run as in any attack.
+            adversarial = attack(attacked(model) if low else model, x, labels).adversarial.detach()
         if adversarial.shape != x.shape:
             shapes = f"{list(x.shape)}, got {list(adversarial.shape)}"
             raise ValueError(f"attack must return adversarial examples of shape {shapes}")

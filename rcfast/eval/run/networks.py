@@ -19,7 +19,7 @@ from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Network, weights_digest
 from rcfast.eval.run.modules import code_digest, load_factory
 from rcfast.eval.run.unit import Made, Unit, explained
-from rcfast.eval.run.versions import ATTACK, NETWORK
+from rcfast.eval.run.versions import ATTACK, ATTACKED, NETWORK
 from rcfast.running import in_evaluation
 
 if TYPE_CHECKING:
@@ -211,7 +211,7 @@ def _recipe(ctx: Context, name: str) -> tuple[Described, Callable[[Path], nn.Mod
     common: Described = {"seed": ctx.config.seed}
     if name == "adversarial":
         common["attack"] = training_attack(settings).on(ctx.device)
-        inputs |= {"attack": repr(common["attack"]), "attack_version": ATTACK}
+        inputs |= {"attack": repr(common["attack"]), "attack_version": [ATTACK, ATTACKED]}
     recipe_for = training.recipe_for
     if name == "distillation":
         common["temperature"] = settings.pop("temperature", 100.0)

@@ -1,6 +1,7 @@
 """The versions of the code that decides stored results: part of their keys, raised when equal inputs give others."""
 
 NETWORK = 2  # training and models
+ATTACKED = 2  # how a network is attacked while it is trained
 LENGTH = 2  # the search for r, with its stopping rule
 EXAMPLES = 2  # which examples are drawn
 ATTACK = 11  # what an attack finds with the same settings
