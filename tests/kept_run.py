@@ -96,7 +96,8 @@ def without_pictures() -> Iterator[None]:
 def given(out: Path) -> dict[str, str]:
     """Return every file of a run as text, but those that a machine decides; of pictures what is drawn."""
     paths = [path for folder in ("tables", "figures") for path in sorted((out / folder).iterdir())]
-    texts = {str(path.relative_to(out)): path.read_text() for path in [*paths, out / "outcomes.csv"]}
+    paths += [out / "outcomes.csv", out / "vote-outcomes.csv"]
+    texts = {str(path.relative_to(out)): path.read_text() for path in paths}
     results = json.loads((out / "results.json").read_text())
     for path in sorted(out.glob("grid-*.npz")):
         with np.load(path) as arrays:
