@@ -6,6 +6,7 @@ import pytest
 import torch
 from attack_models import inputs, network, other_targets, predicted
 from live_memory import Live
+from marks import slow_where
 from torch import nn
 
 from rcfast import RegionClassifier
@@ -144,7 +145,9 @@ def test_slopes_that_become_infinite_during_the_attack_are_said():
         IGSM()(later, x, wanted(IGSM(), predicted(model, x)))
 
 
-@pytest.mark.parametrize("attack", [JSMA(), JSMA(prune=True), DeepFool()], ids=repr)
+@pytest.mark.parametrize(
+    "attack", slow_where(lambda attack: attack == JSMA(), [JSMA(), JSMA(prune=True), DeepFool()]), ids=repr
+)
 def test_a_compiled_model_gives_its_buffers_away(attack):
     model = network(classes=5)
     compiled = torch.compile(model, backend="aot_eager", dynamic=True)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from marks import slow_where
 from oracles import carlini_wagner as literal
 from torch import nn
 
@@ -188,6 +189,7 @@ def test_l0_follows_the_literal_loop(digits):
     assert early.noise.l0.mean() <= (delta != 0).sum(1).float().mean() + 2
 
 
+@pytest.mark.slow
 def test_l0_keeps_the_better_of_two_searches(digits):
     model, x, target = digits
     budget = {"c0": 0.1, "c_max": 20.0}
@@ -216,7 +218,9 @@ def check_apart(attack, model, x, target, **tolerance):
         )
 
 
-@pytest.mark.parametrize("attack", ATTACKS, ids=lambda a: type(a).__name__)
+@pytest.mark.parametrize(
+    "attack", slow_where(lambda a: not isinstance(a, CWL2), ATTACKS), ids=lambda a: type(a).__name__
+)
 def test_an_example_does_not_depend_on_the_others(digits, attack):
     check_apart(attack, *digits, rtol=0 if attack.norm == 0 else 0.02, atol=1.0 if attack.norm == 0 else 0)
 
@@ -422,6 +426,7 @@ def test_l0_takes_a_larger_c_while_the_distance_holds_f_back(share: float, missi
     assert CWL0()._futile(state).tolist() == [futile]
 
 
+@pytest.mark.slow
 def test_l0_retries_only_take_away(digits):
     model, x, target = digits
     budget = {"c_max": 20.0, "iterations": 60}
@@ -437,7 +442,7 @@ def test_l0_retries_only_take_away(digits):
     [
         CWL2.fast(),
         CWLinf.fast(iterations=100),
-        CWL0.fast(c_max=20.0),
+        pytest.param(CWL0.fast(c_max=20.0), marks=pytest.mark.slow),
         CWL0.fast(c_max=20.0, retries=0, iterations=60),
     ],
     ids=lambda attack: f"{type(attack).__name__}-{attack.iterations}",

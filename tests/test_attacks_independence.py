@@ -3,6 +3,7 @@
 import pytest
 import torch
 from attack_models import inputs, network, other_targets, predicted
+from marks import slow_where
 
 from rcfast.attacks import ATTACKS, get
 
@@ -28,7 +29,12 @@ def same(one, other, name):
     assert torch.allclose(one.noise.l2, other.noise.l2, rtol=0, atol=atol)
 
 
-@pytest.mark.parametrize("name", [n for n in ATTACKS if "-CA-" not in n])  # made of the others
+LONG = ("U-CW-Linf", "U-CW-L0", "T-CW-Linf-A", "T-CW-L0-A")
+
+
+@pytest.mark.parametrize(
+    "name", slow_where(lambda n: n in LONG, [n for n in ATTACKS if "-CA-" not in n])
+)  # made of the others
 def test_alone_permuted_duplicated_and_in_small_batches(name):
     attack = small(name)
     model, x = network(), inputs(6, 12)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from attack_models import predicted
 from live_memory import Live
+from marks import slow_where
 from torch import nn
 
 from rcfast import RegionClassifier
@@ -84,7 +85,9 @@ def deep() -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), *body, nn.Linear(768, 10)).eval()
 
 
-@pytest.mark.parametrize("attack", ON_VOTES, ids=repr)
+@pytest.mark.parametrize(
+    "attack", slow_where(lambda attack: not isinstance(attack, OptMargin), ON_VOTES), ids=repr
+)
 def test_one_example_on_many_points_keeps_to_half_of_the_free_memory(
     attack: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -105,6 +108,7 @@ def test_one_example_on_many_points_keeps_to_half_of_the_free_memory(
     assert (found.queries >= plenty.queries).all()
 
 
+@pytest.mark.slow
 def test_faster_convolutions_are_left_out_where_their_weights_take_too_much(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

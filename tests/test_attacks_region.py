@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 from attack_models import inputs, linear, network, other_targets, predicted
+from marks import slow_where
 
 from rcfast import RegionClassifier
 from rcfast.attacks import CWL0, CWL2, CWLinf, RegionCW, Untargeted, judge
@@ -54,7 +55,7 @@ def test_fewest_pixels_of_a_linear_model():
     assert (result.noise.l0 >= least - 1).all()  # the region at the ends of [0,1] is another
 
 
-@pytest.mark.parametrize("norm", NORMS)
+@pytest.mark.parametrize("norm", slow_where(lambda norm: norm != 2, NORMS))
 def test_a_plain_network_is_attacked_without_a_region(norm):
     model, x = network(n=20), inputs(12, 20)
     targets = other_targets(predicted(model, x), 4)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from marks import slow_where
 from torch import Tensor, nn
 
 from rcfast import RegionClassifier, attacks, data, training
@@ -63,7 +64,7 @@ def check(attack: Attack, model: Callable[[float], Model], examples: tuple[Tenso
         assert float(noise / before) == pytest.approx(1, abs=0.05), factor
 
 
-@pytest.mark.parametrize("name", ATTACKS)
+@pytest.mark.parametrize("name", slow_where(lambda name: name == "CW-L0", ATTACKS))
 def test_on_a_network(name: str, network: nn.Module, examples: tuple[Tensor, Tensor, Tensor]) -> None:
     check(ATTACKS[name], lambda factor: scaled(network, factor), examples)
 

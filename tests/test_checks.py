@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 import torch
+from marks import slow_where
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -129,7 +130,7 @@ def of_trace(found: Trace) -> dict[str, checks.Check]:
         JSMA(),
         CWL2.fast(),
         CWLinf.fast(iterations=60),
-        CWL0.fast(iterations=60),
+        pytest.param(CWL0.fast(iterations=60), marks=pytest.mark.slow),
         DeepFool(),
         Walk(keep_best=True),
     ],
@@ -364,7 +365,12 @@ def test_nothing_to_trace(case: Case) -> None:
 
 
 @pytest.mark.parametrize(
-    "attack", [CWL2.fast(), CWLinf.fast(iterations=60), IGSM.fast(), DeepFool()], ids=repr
+    "attack",
+    slow_where(
+        lambda attack: isinstance(attack, CWLinf),
+        [CWL2.fast(), CWLinf.fast(iterations=60), IGSM.fast(), DeepFool()],
+    ),
+    ids=repr,
 )
 def test_some_rows_are_observed_in_a_larger_attack_as_alone(attack: Attack, case: Case) -> None:
     """A row that the model already calls the target is left out in both."""

@@ -343,6 +343,7 @@ def test_real_mnist_has_the_sizes_of_table_2(data_root):
     assert torch.bincount(both).tolist() == [5923, 6742, 5958, 6131, 5842, 5421, 5918, 6265, 5851, 5949]
 
 
+@pytest.mark.slow  # unpacked from sheets of images
 @pytest.mark.cifar10
 def test_real_cifar10_has_the_sizes_of_table_2(cifar10_root):
     cifar10 = data.load("cifar10", cifar10_root)

@@ -90,6 +90,7 @@ def test_attack_under_no_grad_does_not_cut_the_gradient(small, precision):
     assert not equal(a, models.digits_cnn(shape=(3, 8, 8), num_classes=4))
 
 
+@pytest.mark.slow
 def test_deepfool_training_makes_deepfool_harder(digits):
     """In the mean over three runs of a small network: single ratios are 1.14 to 1.23.
 

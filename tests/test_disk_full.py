@@ -42,6 +42,7 @@ def fit(path: str) -> training.TrainingResult:
     return training.fit(models.digits_cnn(), train, epochs=1, precision="float32", checkpoint=path)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
     path = tmp_path / "run.safetensors"
     done = limited(f"test_disk_full.fit({str(path)!r})")
@@ -61,6 +62,7 @@ def save(root: str) -> None:
     store.save("vote", {"of": "many"}, ARRAYS)
 
 
+@pytest.mark.slow
 def test_a_part_that_does_not_fit_leaves_nothing(tmp_path: Path) -> None:
     done = limited(f"test_disk_full.save({str(tmp_path)!r})")
     assert re.search(r"StoreError: no space left while writing .*\.npz; free some", done.stderr), done.stderr

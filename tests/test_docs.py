@@ -144,6 +144,7 @@ def test_models(capsys: pytest.CaptureFixture[str]) -> None:
     assert found["model"](torch.rand(2, 3, 64, 64)).shape == (2, 4)
 
 
+@pytest.mark.slow
 def test_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], digits: data.Dataset
 ) -> None:
@@ -157,6 +158,7 @@ def test_training(
     assert found["config"] == {"dataset": "digits"}
 
 
+@pytest.mark.slow
 def test_attacks(namespace: dict[str, Any]) -> None:
     block, own = blocks("attacks.md")
     run(block, namespace)

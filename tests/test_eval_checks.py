@@ -122,6 +122,7 @@ def test_a_vote_that_only_an_attack_on_itself_breaks_is_caught(tmp_path: Path) -
     assert weak["numbers"]["noise_here"] < 2 * weak["numbers"]["noise_there"]
 
 
+@pytest.mark.slow
 def test_attacks_that_were_made_without_checks_are_observed_anew(tmp_path: Path) -> None:
     settings = [*SETTINGS, 'attacks.names=["T-FGSM","DeepFool"]']
     together, later = tmp_path / "together", tmp_path / "later"

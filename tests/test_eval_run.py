@@ -359,6 +359,7 @@ EXAMPLE = re.compile(r"<!-- example: (\w+) -->\n```python\n(.*?)```", re.S)
 COMMAND = re.compile(r"(<!-- run -->\n)?```sh\npython -m rcfast\.eval ?(.*?)\n```", re.S)
 
 
+@pytest.mark.slow
 def test_the_examples_of_the_docs_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -69,6 +69,7 @@ def test_the_others_are_run_when_one_fails(tmp_path: Path) -> None:
     assert rows == {**dict.fromkeys(STEPS, "passed"), "tests": "FAILED"}
 
 
+@pytest.mark.slow
 def test_time_is_limited(tmp_path: Path) -> None:
     code, rows, _ = run(tmp_path, hangs="--parts votes", GPU_SECONDS="4")
     assert code == 1
@@ -82,6 +83,7 @@ def test_the_limits_add_up_to_less_than_nine_minutes() -> None:
     assert "GPU_SECONDS:-530" in text  # less ten for the last step to end
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "message"),
     [

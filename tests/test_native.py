@@ -31,6 +31,7 @@ def test_links_no_torch_no_cuda_no_openmp():
     assert not [name for name in ("torch", "libcuda", "libcudart", "gomp", "iomp") if name in needed]
 
 
+@pytest.mark.slow
 def test_environment_chooses_the_instruction_set_and_import_touches_no_cuda():
     code = "import torch, rcfast.ops; print(rcfast.ops.build_info()['instruction_set'], torch.cuda.is_initialized())"
     for wish in ops.build_info()["instruction_sets"]:
@@ -104,6 +105,7 @@ def test_info_prints_what_was_built(capsys):
         assert word in text
 
 
+@pytest.mark.slow
 def test_a_forked_child_has_threads_of_its_own():
     """It cannot use those of the OpenMP runtime that its parent has used: they do not exist there."""
     code = """

@@ -503,8 +503,8 @@ def test_attacks_run_on_what_models_are_there(attack: Any, name: str) -> None:
     [
         DeepFool(),
         CWL2.fast(iterations=60, searches=2),
-        CWL0.fast(iterations=60),
-        CWLinf.fast(iterations=60),
+        pytest.param(CWL0.fast(iterations=60), marks=pytest.mark.slow),
+        pytest.param(CWLinf.fast(iterations=60), marks=pytest.mark.slow),
         RegionCW.fast(steps=6, points=4, votes=20),
     ],
     ids=lambda attack: type(attack).__name__,

@@ -83,7 +83,8 @@ def main(rank: int, size: int) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.parametrize("size", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("size", [2, 3])
 def test_several_processes_give_what_one_gives(size: int) -> None:
     with socket.socket() as own:
         own.bind(("127.0.0.1", 0))

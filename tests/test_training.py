@@ -116,6 +116,7 @@ def test_flip_mirrors_half():
     assert abs(int(mirrored.sum()) - 200) < 40
 
 
+@pytest.mark.slow
 def test_bfloat16_trains_float32_weights(digits):
     model = models.digits_cnn()
     result = training.fit(model, digits.train, epochs=4, validation=digits.validation, precision="bfloat16")
