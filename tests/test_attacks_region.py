@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from attack_models import inputs, linear, network, other_targets, predicted
@@ -11,6 +12,7 @@ from rcfast import RegionClassifier
 from rcfast.attacks import CWL0, CWL2, CWLinf, RegionCW, Untargeted, judge
 from rcfast.attacks._level import needed
 from rcfast.attacks._sampled import another, draw, key
+from rcfast.eval.checks.trace import trace
 
 NORMS = (0, 2, math.inf)
 SMALL = {"steps": 50, "points": 8, "votes": 400}
@@ -67,6 +69,28 @@ def test_a_plain_network_is_attacked_without_a_region(norm):
     ratio = (ours.noise.of(norm) / peer.noise.of(norm))[both]
     assert float(ratio.median()) < 1.01  # some are in another local minimum
     assert float(ratio.mean()) < 1.3
+
+
+@pytest.mark.parametrize("norm", NORMS)
+def test_on_a_network_the_least_noisy_point_of_the_way_is_handed_out(norm):
+    model, x = network(n=20), inputs(12, 20)
+    targets = other_targets(predicted(model, x), 4)
+    found = trace(RegionCW(norm=norm, steps=80), model, x, targets)
+    assert np.isfinite(found.returned).all()
+    clear = found.success & (found.margin > 1e-4)
+    for row, returned in enumerate(found.returned):
+        assert returned <= found.noise[clear & (found.row == row)].min() * (1 + 1e-4)
+
+
+def test_on_a_network_a_second_search_goes_on_from_the_first():
+    model, x = network(n=20), inputs(12, 20)
+    targets = other_targets(predicted(model, x), 4)
+    once, twice = (RegionCW(steps=30, restarts=n)(model, x, targets) for n in (1, 2))
+    assert (twice.success >= once.success).all()
+    both = once.success
+    assert both.sum() > 8
+    assert (twice.noise.l2 <= once.noise.l2)[both].all()
+    assert (twice.noise.l2 < 0.999 * once.noise.l2)[both].any()
 
 
 @pytest.mark.parametrize("clip", ["intersect", "clamp"])

@@ -70,8 +70,9 @@ class RegionCW(SampledAttack):
     where the search begins, and stays if nothing better is found. By default the search begins at x.
 
     Called with a :class:`rcfast.RegionClassifier`; of a plain network it looks for the least noise itself, with one
-    point and no region. Every vote of the search is of points of its own: the votes under the classifier's seed
-    decide about `success` alone.
+    point and no region: the least noisy point that got the label on the way counts, and the next search begins there.
+    Every vote of the search is of points of its own: the votes under the classifier's seed decide about `success`
+    alone.
 
     Source: the stationarity condition of Carlini and Wagner (2017), section V, for the expectation over
     transformation of Athalye et al. (2018); direction and size apart as in Rony et al., "Decoupling direction and
@@ -111,20 +112,22 @@ class RegionCW(SampledAttack):
 
     def _search(self, vote: Sampled, x: Tensor, labels: Tensor) -> Tensor:
         best, held = self._carried_over(vote, x, labels)
-        first = 0
-        for again in range(self.restarts):
-            begun = held & (again == 0 or not vote.votes)
+        # Of a network that always answers alike, a point is all there is to say: the least noisy one on the way counts.
+        sure = not vote.votes and vote.point_model.needs(x).repeats
+        first, restarts = 0, self.restarts if vote.votes or sure else 1
+        for again in range(restarts):
+            begun = held & (again == 0 or sure)
             state, first = self._begin(vote, x, labels, best, begun, first=first)
             for i in range(self.steps):
                 part = i / max(1, self.steps - 1)
                 samples = round(_between((self.points, self.last_points or self.points), part))
                 at, logits = self._step(vote, state, part, first=first, samples=samples)
-                if not vote.votes:  # a point is all there is to say: the least noisy one on the way counts
+                if sure:
                     best, held = self._better(x, at, _wins(logits, labels), best, held)
                 first += samples
-                vote.network.progress((again + (i + 1) / (self.steps + 1)) / self.restarts)
+                vote.network.progress((again + (i + 1) / (self.steps + 1)) / restarts)
             found = self._settled(vote, state, purpose=f"settle {again}")
-            if vote.votes and self.restarts == 1 and self.start is None:
+            if not sure and restarts == 1 and self.start is None:
                 return found
             leads = self._leads(vote, found, labels, purpose=f"leads {again}")
             best, held = self._better(x, found, leads, best, held)
