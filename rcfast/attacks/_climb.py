@@ -279,7 +279,7 @@ class ClimbingAttack(CarliniWagner):
         if not self.abort_early:
             return
         period = max(1, self.iterations // CHECKS)
-        state.least = torch.minimum(state.least, missing)
+        state.least = torch.fmin(state.least, missing)  # logits that are NaN say nothing
         check = (state.clock % period == 0) & (state.clock > 0)
         left = (self.iterations - state.clock) / period
         fall = state.past[:, 0] - state.least  # infinite for the first SPAN checks
@@ -307,7 +307,7 @@ class ClimbingAttack(CarliniWagner):
         state.c = torch.where(lost, state.c * self._growth(state), state.c)
         given_up = lost & (state.c >= self.c_max)
         if self.abort_early:
-            state.c = torch.maximum(state.c, self._least_c(state))
+            state.c = torch.fmax(state.c, self._least_c(state))
             given_up |= lost & (state.share < NEGLIGIBLE) & (state.c >= SCALE_FREE)
             given_up |= lost & state.solved & futile
         state.before = torch.where(lost, missed, torch.inf)

@@ -46,10 +46,10 @@ def first_size(norm: float, x: Tensor, direction: Tensor, lack: Tensor) -> Tenso
 
 
 def pixels(values: Tensor) -> Tensor:
-    """Sums over the channels of each pixel: [n,...] -> [n,P]; without channels every coordinate is a pixel."""
-    return values.flatten(2).sum(1) if values.dim() > 2 else values
+    """Sums over the channels of each pixel: images [n,C,H,W] -> [n,P]; of others every coordinate is a pixel."""
+    return values.flatten(2).sum(1) if values.dim() == 4 else values.flatten(1)
 
 
 def spread(chosen: Tensor, like: Tensor) -> Tensor:
     """A choice of pixels [n,P] for all coordinates [n,...]."""
-    return chosen.view(len(like), 1, *like.shape[2:]) if like.dim() > 2 else chosen
+    return chosen.view(len(like), 1, *like.shape[2:]) if like.dim() == 4 else chosen.view_as(like)

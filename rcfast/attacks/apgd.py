@@ -118,7 +118,7 @@ class APGD(SampledAttack):
                 vote.network.progress(1 - len(state) / len(vote.ids))
             if not len(state):
                 break
-            if i in looks[1:]:
+            if i in looks[1:] and i < self.steps:  # after the last step there is no other to be made shorter
                 self._look(state, i - looks[looks.index(i) - 1])
         whole.put(place, state)
         return self._better(vote, whole)
@@ -186,7 +186,7 @@ class APGD(SampledAttack):
         state.top_grad = torch.where(per_row(better, state.at), state.grad, state.top_grad)
         state.top_loss = torch.where(better, loss, state.top_loss)
         said = logits.argmax(2)
-        fooled = ((said == state.label[:, None]) == self.targeted).all(1)
+        fooled = ((said == state.label[:, None]) == self.targeted).all(1) & ~logits.isnan().flatten(1).any(1)
         state.fooled = torch.where(fooled, state.fooled + logits.shape[1], 0)
         state.sure = state.fooled >= enough
 

@@ -125,6 +125,7 @@ class Attack(ABC):
         """Which rows [n] of logits [n,L] are successes: the argmax, and the confidence up to rounding."""
         said = logits.argmax(1)
         right = (said == labels) if self.targeted else (said != labels)
+        right &= ~logits.isnan().any(1)  # which argmax takes for the largest
         if self._confidence() > 0:
             lead = margin(logits, labels, targeted=self.targeted)
             right &= lead > self._confidence() - resolution(logits, labels)

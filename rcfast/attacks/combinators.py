@@ -11,9 +11,10 @@ from torch import Tensor
 
 from rcfast.attacks.attacked import AttackedModel
 from rcfast.attacks.base import Attack, empty_result
-from rcfast.attacks.inputs import check_counts, check_label_range, clean_logits
+from rcfast.attacks.inputs import asked, check_counts, check_label_range, clean_logits, network_of
 from rcfast.attacks.memory import free_bytes, rows_that_fit
 from rcfast.attacks.result import AttackResult, Noise, check_norm, least_noise
+from rcfast.classifier import RegionClassifier
 from rcfast.running import Model, evaluating, plain
 
 
@@ -102,8 +103,14 @@ class Untargeted(_Combined):
         check_label_range(labels, logits.shape[1])
         count = min(self.targets, logits.shape[1] - 1)
         others = logits.scatter(1, labels[:, None], -torch.inf)
-        order = others.argsort(dim=1, descending=True, stable=True)[:, :count]
-        return order.T, [f"logit {k + 1}" for k in range(count)], ranking
+        if isinstance(model, RegionClassifier):  # most labels have no votes: the network ranks those that tie
+            own, passes = clean_logits(network_of(model), x, batch or rows_that_fit(model, x))
+            first = own.argsort(dim=1, descending=True, stable=True)
+            order = others.gather(1, first).argsort(dim=1, descending=True, stable=True)
+            order, ranking = first.gather(1, order), ranking + passes
+        else:
+            order = others.argsort(dim=1, descending=True, stable=True)
+        return order[:, :count].T, [f"logit {k + 1}" for k in range(count)], ranking
 
 
 IN_FLIGHT = 12  # inputs' worth of memory that one row under attack takes wherever it stands
@@ -255,13 +262,13 @@ class Adapted(_Combined):
     def _longer(self, leaf: AttackResult, model: Model, labels: Tensor, *, limit: int) -> AttackResult:
         clean = leaf.clean
         longer = (clean + (1 + self.alpha) * (leaf.adversarial - clean)).clamp(0, 1)
-        logits = [model(part) for part in longer.split(limit)] if len(longer) else []
-        said = torch.cat(logits).argmax(1) if logits else labels
-        right = (said == labels) if self.targeted else (said != labels)
+        logits, spent = asked(model, longer, limit) if len(longer) else (clean.new_zeros(0, 1), labels)
+        said = logits.argmax(1)
+        right = ((said == labels) if self.targeted else (said != labels)) & ~logits.isnan().any(1)
         return dataclasses.replace(
             leaf,
             adversarial=longer,
             success=right & leaf.success,
             noise=Noise.between(longer, clean),
-            queries=leaf.queries + 1,
+            queries=leaf.queries + spent,
         )

@@ -91,27 +91,28 @@ class _Search(Adam):
 class CWL2(CarliniWagner):
     """T-CW-L2: min ||x' - x||² + c·f(x'), x' = (tanh w + 1)/2, f = max(max_{i≠t} Z_i - Z_t, -k).
 
-    Adam on w for each of `searches` values of c: `c0`, ten times more until the first success, then the
-    middle between the largest c that failed and the smallest that succeeded. Adam starts anew in each search; of 10
-    or more searches the last runs at the upper bound. The success with the least noise of all iterations is
-    returned, drawn towards x as far as it stays one; a success has a margin of at least `confidence` (k) between
-    the logits.
+    Adam on w for each of `searches` values of c: `c0`, ten times more until the first success (with `forecast`
+    twice to ten times, by how far f was from zero), then the middle between the largest c that failed and the
+    smallest that succeeded. Adam starts anew in each search; of 10 or more searches the last runs at the upper
+    bound. The success with the least noise of all iterations is returned, drawn towards x as far as it stays one; a
+    success has a margin of at least `confidence` (k) between the logits.
 
     scaled measures f in units of the example's own slope (its gradient at x, by the published network's usual one),
     so that c means the same for any scale of the logits, and shortens Adam's steps where the noise is small: by its
-    RMS over 0.05, first that of a linear f, then that of the best solution; twice that before a success.
-    warm starts the searches after the first success at the best solution so far instead of at x, and counts one as
+    RMS over 0.05, first that of a linear f, then that of the best solution; twice that before a success. warm
+    starts the searches after the first success at the best solution so far instead of at x, and counts one as
     successful if it ends among successes. abort_early ends a search in which the loss of this row fell by less than
-    0.01% in a tenth of `iterations`, as the original does for its batch. forecast starts with twice the c that a linear
-    f needs where that is above `c0`, stays above the middle afterwards, at three quarters, or tries what the best
-    solution's slope asks for if that is less, stops when a search after the first success (without warm: that succeeds)
-    improved the noise by less than 0.3%, and ends a search sooner: when c is ten times too small for f to reach zero
-    along the steepest gradient met; without a success, if f falling on at three times its pace would stay above zero;
-    after one, if the squared noise fell by less than 1% (0.5% in a warm search) in a tenth of `iterations`. Neither
-    judges a failure before pixels at 0 or 1, where tanh is flat, had time to move. `precision` of the gradients: `auto`
-    is bfloat16 where that is faster and close; noise and success are float32's: of each search the least noisy
-    successes with three margins are kept for it to confirm, and a search that bfloat16 has misled is repeated once,
-    with that error taken off. Rows are searched independently of each other and leave as soon as they are done.
+    0.01% in a tenth of `iterations`, as the original does for its batch. forecast starts with twice the c that a
+    linear f needs where that is above `c0`, stays above the middle afterwards, at three quarters, or tries what the
+    best solution's slope asks for if that is less, stops when a search after the first success (without warm: that
+    succeeds) improved the noise by less than 0.3%, and ends a search sooner: when c is ten times too small for f to
+    reach zero along the steepest gradient met; without a success, if f falling on at three times its pace would
+    stay above zero; after one, if the squared noise fell by less than 1% (0.5% in a warm search) in a tenth of
+    `iterations`. How fast f falls is not judged before pixels at 0 or 1, where tanh is flat, had time to move.
+    `precision` of the gradients: `auto` is bfloat16 where that is faster and close; noise and success are
+    float32's: of each search the least noisy successes with three margins are kept for it to confirm, and a search
+    that bfloat16 has misled is repeated once, with that error taken off. Rows are searched independently of each
+    other and leave as soon as they are done.
 
     Source: Carlini and Wagner (2017), section V.A and VI.A; the paper's equation (4). Defaults are the
     original's except for its 10,000 iterations, of which 1,000 give the same noise within a percent, and for what
@@ -206,7 +207,7 @@ class CWL2(CarliniWagner):
             self._step(pair, state, period)
         ended = state.clock >= self.iterations
         if self.abort_early:
-            ended |= state.stalled
+            ended |= state.stalled & (state.clock % look == 0)  # at its own looks, whoever else has one
         if self.forecast:
             ended |= self._forecast(state, look)
         rows = ended.nonzero().flatten()

@@ -94,7 +94,8 @@ class CWLinf(ClimbingAttack):
         return excess.clamp(min=0).flatten(1).sum(1), delta.sign() * (excess > 0)
 
     def _least_c(self, state: Climb) -> Tensor:
-        return torch.where(state.solved, WEAK / state.slope.flatten(1).abs().amax(1), 0)
+        steepest = state.slope.flatten(1).abs().amax(1)  # 0 on a plateau, where no c helps
+        return torch.where(state.solved, (WEAK / steepest).clamp(max=self.c_max), 0)
 
     def _futile(self, state: Climb) -> Tensor:
         return self._missed(state) > FAR

@@ -19,6 +19,8 @@ from rcfast.attacks.margins import margin
 
 __all__ = ["OptMargin"]
 
+AT_ONCE = 64  # examples whose directions are drawn together
+
 
 class _Around(AttackedModel):
     """A model of two labels: label 1 leads by the least margin of all points around an example if all are fooled,
@@ -113,6 +115,11 @@ def orthogonal(x: Tensor, ids: Tensor, count: int, *, seed: int) -> Tensor:
         raise ValueError(
             f"directions must be at most the {x[0].numel()} coordinates of an example, got {count}"
         )
-    noise = torch.stack([uniform(x, ids, seed=seed, index=i).double() for i in range(count)], 1)
-    normal = torch.erfinv(2 * noise - 1).flatten(2)
-    return torch.linalg.qr(normal.mT).Q.mT.to(x.dtype).unflatten(2, x.shape[1:])
+    made = x.new_empty(len(x), count, *x.shape[1:])
+    for rows in torch.arange(len(x), device=x.device).split(AT_ONCE):  # in float64, several times over
+        noise = torch.stack(
+            [uniform(x[rows], ids[rows], seed=seed, index=i).double() for i in range(count)], 1
+        )
+        normal = torch.erfinv(2 * noise - 1).flatten(2)
+        made[rows] = torch.linalg.qr(normal.mT).Q.mT.to(x.dtype).unflatten(2, x.shape[1:])
+    return made

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rcfast.attacks._level import needed, settle, settle_whole
-from rcfast.attacks._moves import first_size, point
+from rcfast.attacks._moves import first_size, pixels, point
 from rcfast.attacks._rolling import Rows
 from rcfast.attacks._sampled import Sampled, SampledAttack, another, key
 from rcfast.attacks.base import Attack
@@ -174,8 +174,7 @@ class RegionCW(SampledAttack):
 
         def safe_label(tried: Tensor, rows: Tensor) -> Tensor:
             if vote.voter is None:
-                vote.queries.index_add_(0, rows, torch.ones_like(rows))
-                return vote.point_model(tried).argmax(1)
+                return vote.network.predict(tried, rows).argmax(1)
             judge = another(vote.voter, seed=key(self.seed, "start"), stop=None)
             votes = judge.vote(tried, m=self.votes)
             vote.queries.index_add_(0, rows, votes.samples.to(rows.device))
@@ -193,6 +192,7 @@ class RegionCW(SampledAttack):
         rows = torch.arange(len(x), device=x.device)
         logits = vote.logits(x, rows, first=first, samples=self.points)
         square = _margins(logits, labels).square().mean(1)
+        square = torch.where(square.isfinite() & (square > 0), square, 1)  # a tie, or a label that cannot be
 
         def linear(logits: Tensor, some: Tensor) -> Tensor:
             return (_margins(logits, labels[some]) / square[some].sqrt()[:, None]).mean(1)
@@ -203,7 +203,9 @@ class RegionCW(SampledAttack):
             there = best - x
             length = mean.flatten(1).norm(dim=1) / there.flatten(1).norm(dim=1)
             mean = torch.where(per_row(held, x), there * per_row(length, x), mean)
-            size = torch.where(held, Noise.between(best, x).of(self.norm), size)
+            begun = pixels((there != 0).to(x.dtype)) if self.norm == 0 else None
+            length = Noise.between(best, x).of(self.norm) if begun is None else (begun > 0).sum(1)
+            size = torch.where(held, length.to(size.dtype), size)
         votes = _votes(logits).to(x.dtype)
         state = _State(row=rows, x=x, label=labels, mean=mean, size=size, square=square, votes=votes)
         return state, first + self.points
@@ -220,7 +222,9 @@ class RegionCW(SampledAttack):
 
         logits, gradient = vote.gradients(at, state.row, rises, first=first, samples=samples)
         margins, votes = _margins(logits, state.label), _votes(logits).to(state.votes.dtype)
-        state.square = state.square.lerp(margins.square().mean(1), SMOOTH)
+        square = margins.square().mean(1)
+        square = torch.where(square.isfinite(), square, state.square)
+        state.square = state.square.lerp(square, SMOOTH)
         state.votes = state.votes.lerp(votes, SMOOTH)
         state.mean = state.mean.lerp(gradient, _between(AVERAGED, part))
         own, other = (votes.gather(1, label[:, None])[:, 0] for label in (state.label, state.rival))
