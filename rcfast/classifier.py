@@ -66,12 +66,13 @@ class RegionClassifier(nn.Module):
     ``stop``: ``"sequential"`` stops an example when the label of its region's largest share is known with
     error at most ``alpha``; ``"exact"`` when the remaining votes cannot change the label, which is therefore
     always the label of all m votes; None draws all m. See :mod:`rcfast.stopping`.
-    ``weights``: what a point gives its labels, the label of the greatest sum wins. ``"count"`` (the paper): one vote to
-    its own; ``"softmax"``: to each label its probability; ``"margin"``: to its own the difference between the two
-    greatest probabilities; ``"distance"``: to its own 1 - d/reach, d the L2 distance from the example, the reach the
-    region's (:meth:`rcfast.regions.Region.reach`); or a function of logits [b, s, L], points [b, s, ...] and examples
-    [b, ...] to weights >= 0 [b, s, L], of which a point gives at most 1 in all. Every rule in ``stop`` holds for them,
-    with the mean weight in place of the share of the region.
+    ``weights``: what a point gives its labels, the label of the greatest sum wins. ``"count"`` (the paper): one
+    vote to its own; ``"softmax"``: to each label its probability; ``"margin"``: to its own the difference between
+    the two greatest probabilities; ``"distance"``: to its own 1 - d/reach, d the L2 distance from the example, the
+    reach the region's (:meth:`rcfast.regions.Region.reach`); or a function of logits [b, s, L] (of a float64 model
+    less the largest of each point), points [b, s, ...] and examples [b, ...] to weights >= 0 [b, s, L], of which a
+    point gives at most 1 in all. Every rule in ``stop`` holds for them, with the mean weight in place of the share
+    of the region.
     ``seed``: of the points, 0 to 2^64 - 1. Each point is a function of seed, example id and sample index
     alone. None draws a secret 64-bit key, which also keys the hash of the content: nobody without it can tell which
     points an input will get, so that no input can be chosen for its points (docs/voting.md). The key is no part

@@ -28,9 +28,11 @@ from .running import (
     tensors,
     warn_of_randomness,
 )
-from .ways import Way, fastest, rows_tried
+from .ways import Trial, Way, fastest, rows_tried
 
 VIEWS = 64  # of the buffer of points, kept
+GROWTH = 8  # times what is needed that a buffer of points may have at first
+RUNNERS = 16  # shapes of examples that are kept ready, each with its buffer
 
 
 @dataclass
@@ -77,7 +79,9 @@ class Runner:
             rows = step_of(used, self.chunk.rows)
         n = shape.numel()
         if self._buffer is None or len(self._buffer) < rows * n:
-            size = max(rows, self.chunk.rows) * n
+            size = (
+                max(rows, min(self.chunk.rows, GROWTH * rows)) * n
+            )  # a chunk that is given may be of any size
             self.release()
             self._buffer = torch.zeros(size, dtype=self.dtype, device=device)
         flat = self._buffer[: rows * n]
@@ -101,7 +105,8 @@ class Runner:
         out = out[:used] if used < len(out) else out
         if out.dtype == torch.float64:  # relative to the largest, rounding to float32 makes no ties
             best = out.amax(1, keepdim=True)
-            out = torch.where(out == best, 0, out - best).to(torch.float32)
+            short = (out - best).clamp(max=-torch.finfo(torch.float32).tiny)
+            out = torch.where(out == best, 0, short).to(torch.float32)
         return out
 
     def release(self) -> None:
@@ -147,10 +152,12 @@ class Engine:
         """How to run the model on points of this shape, inside :func:`running.evaluating`; timed the first time."""
         self._refresh()
         key = (shape, device)
-        if key not in self._runners:
-            self._runners[key] = self._choose(shape, device)
-        self._runners[key].replays.refresh()
-        return self._runners[key]
+        runner = self._runners.pop(key, None) or self._choose(shape, device)
+        self._runners[key] = runner  # the last one is that which was used last
+        if len(self._runners) > RUNNERS:
+            del self._runners[next(iter(self._runners))]
+        runner.replays.refresh()
+        return runner
 
     def _refresh(self) -> None:
         """Today's weights in the copies; nothing kept for a model that has changed its form."""
@@ -166,10 +173,20 @@ class Engine:
         # dozens of forward passes that follow.
         if self._copies and (attributes := attributes_of(self.model)) != self._attributes:
             self._attributes = attributes
-            for kind, twin in self._copies.items():  # the runners hold on to the same object
-                vars(twin).update(vars(self._convert(*kind)))
-        for twin in self._copies.values():
-            torch._foreach_copy_(tensors(twin), now)
+            for kind, twin in self._copies.items():
+                self._renew(twin, kind)
+        shapes = [t.shape for t in now]
+        for kind, twin in self._copies.items():
+            if [t.shape for t in tensors(twin)] != shapes:  # untied by the conversion, or changed by a pass
+                self._renew(twin, kind)
+            else:
+                torch._foreach_copy_(tensors(twin), now)
+
+    def _renew(self, twin: nn.Module, kind: _Kind) -> None:
+        """Make a copy what it would be today; the runners hold on to the same object."""
+        made = vars(self._convert(*kind))
+        vars(twin).clear()
+        vars(twin).update(made)
 
     def _convert(self, dtype: torch.dtype, channels_last: bool, joined: bool) -> nn.Module:
         twin = copy.deepcopy(eager(self.model))
@@ -179,10 +196,11 @@ class Engine:
             join_(twin)
         return twin.to(memory_format=torch.channels_last) if channels_last else twin
 
-    def _ways(self, needs: Needs, image: bool, device: torch.device) -> list[Callable[[], Way]]:
+    def _ways(
+        self, needs: Needs, image: bool, device: torch.device, wanted: torch.dtype | None
+    ) -> list[Callable[[], Way]]:
         """Makers of the candidates, the preferred ones first."""
         own, module = needs.dtype, eager(self.model)
-        wanted = resolve_dtype(self.dtype, device)
         dtype = wanted or (torch.float32 if own == torch.float64 else own)
         ways: list[Callable[[], Way]] = []
         if (
@@ -216,20 +234,37 @@ class Engine:
         points = noise(torch.empty(0, *shape, device=device), rows)
         needs = Plain(self.model, tried=min(TRIED, rows)).needs(points)
         warn_of_randomness(needs, "a vote")
-        best = fastest(self._ways(needs, len(shape) == 3, device), points, self._decide)
+        best = self._fastest(needs, points)
         self._copies = {k: v for k, v in self._copies.items() if v is best.module or self._in_use(v)}
-        return self._finish(best, needs.labels, shape, device)
+        return self._finish(best, needs, shape, device)
+
+    def _fastest(self, needs: Needs, points: Tensor) -> Way:
+        image, device = points.ndim == 4, points.device
+        ways = self._ways(needs, image, device, resolve_dtype(self.dtype, device))
+        if self.dtype != "auto":
+            return fastest(ways, points, self._decide)
+        try:
+            Trial(ways[-1](), points)  # where there is one way alone, it is not tried below
+            return fastest(ways, points, self._decide)
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:  # not in this precision: nobody has asked for it
+            return fastest(self._ways(needs, image, device, None), points, self._decide)
 
     def _in_use(self, twin: nn.Module) -> bool:
         return any(runner.module is twin for runner in self._runners.values())
 
-    def _finish(self, way: Way, labels: int, shape: torch.Size, device: torch.device) -> Runner:
+    def _finish(self, way: Way, needs: Needs, shape: torch.Size, device: torch.device) -> Runner:
         chunk = Chunk(self.chunk, shape.numel() * way.dtype.itemsize, device)
         plainly = way.bind(way.module)
         compiled = eager(self.model) is not self.model
         if compiled:
             while not chunk.settled:  # on the eager twin: every size would be another compilation
-                chunk.run(plainly, way.arrange(_zeros(chunk.rows, shape, device)))
+                try:
+                    chunk.run(plainly, way.arrange(_zeros(chunk.rows, shape, device)))
+                except torch.OutOfMemoryError:
+                    if not chunk.shrink():
+                        raise
         function = way.module if way.copied else self.model
         if way.copied and hasattr(self.model, "dynamo_ctx"):
             # A compiled module holds the options that the user chose: the copy is compiled with them. Its class is
@@ -237,9 +272,17 @@ class Engine:
             compiled_class: Any = type(self.model)
             function = compiled_class(way.module, self.model.dynamo_ctx)
         call, module = way.bind(function), way.module
+        if needs.copies:  # weights are measured on the points after the pass
+            call = _of_a_copy(call)
         replays = Replays(call, module, allowed=self.cuda_graphs and not compiled and recordable(device))
         stepped = recordable(device) and not compiled
-        return Runner(call, way.dtype, way.channels_last, labels, chunk, compiled, stepped, module, replays)
+        return Runner(
+            call, way.dtype, way.channels_last, needs.labels, chunk, compiled, stepped, module, replays
+        )
+
+
+def _of_a_copy(call: Model) -> Model:
+    return lambda points: call(points.clone())
 
 
 def _zeros(rows: int, shape: torch.Size, device: torch.device) -> Tensor:

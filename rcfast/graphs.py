@@ -93,7 +93,8 @@ class Replays:
 
     def __call__(self, points: Tensor) -> Tensor:
         """Logits of ``points``, which stand where they always do. Overwritten by the next replay of this size."""
-        if self.refused is not None:
+        # Under the caller's autocast a recording would hold casts of the weights that end with it.
+        if self.refused is not None or torch.is_autocast_enabled(points.device.type):
             return self._call(points)
         size = (points.data_ptr(), points.shape, points.stride())
         seen = self._seen[size] = self._seen.get(size, 0) + 1

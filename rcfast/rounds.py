@@ -64,9 +64,10 @@ def count(
     Raises ValueError where the model returns NaN.
     """
     batch, labels, device = len(examples), rule.num_classes, examples.x.device
-    counts = torch.zeros(batch, labels, dtype=torch.int32)
+    counts = torch.zeros(batch, labels, dtype=torch.int32, device="cpu")
     opening = torch.zeros_like(counts) if rule.stop == "sequential" else counts
-    samples, decided = torch.zeros(batch, dtype=torch.int64), torch.zeros(batch, dtype=torch.bool)
+    samples = torch.zeros(batch, dtype=torch.int64, device="cpu")
+    decided = torch.zeros(batch, dtype=torch.bool, device="cpu")
     active, draw = np.arange(batch), Drawing(runner, examples, sharing)
     checkpoints, first = rule.checkpoints(), 0
     while checkpoints and len(active):

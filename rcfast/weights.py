@@ -91,7 +91,7 @@ def nearness(points: Tensor, x: Tensor, region: Region) -> Tensor:
 
     d is the L2 distance, and reach the greatest one of the region (:meth:`rcfast.regions.Region.reach`).
     """
-    distance = torch.empty(points.shape[:2], device=points.device)
+    distance = torch.empty(points.shape[:2], dtype=torch.float32, device=points.device)
     ops.distance_(distance, points, x.to(torch.float32).contiguous())
     reach = torch.as_tensor(region.reach(x[0].numel()), dtype=torch.float32, device=points.device)
     share = torch.where(distance > 0, distance / reach.view(-1, 1), 0)
@@ -126,9 +126,9 @@ def count(
     As :func:`rcfast.rounds.count`; ``rule.unit`` must be ``UNITS``. Raises ValueError where the model returns NaN.
     """
     batch, labels, device = len(examples), rule.num_classes, examples.x.device
-    totals = torch.zeros(batch, labels, dtype=torch.int64)
-    opening, samples = torch.zeros_like(totals), torch.zeros(batch, dtype=torch.int64)
-    decided = torch.zeros(batch, dtype=torch.bool)
+    totals = torch.zeros(batch, labels, dtype=torch.int64, device="cpu")
+    opening, samples = torch.zeros_like(totals), torch.zeros(batch, dtype=torch.int64, device="cpu")
+    decided = torch.zeros(batch, dtype=torch.bool, device="cpu")
     casting = Weighted(weights)
     active, draw = np.arange(batch), rounds.Drawing(runner, examples, sharing, casting)
     checkpoints, first = rule.checkpoints(), 0

@@ -36,7 +36,7 @@ def pack(weight: Tensor) -> Tensor:
     if channels <= CONV_FEW:
         planes = weight.permute(2, 3, 0, 1).reshape(9, filters, channels)
     else:
-        g = torch.tensor(_G, dtype=torch.float64)
+        g = torch.tensor(_G, dtype=torch.float64, device=weight.device)
         planes = torch.einsum("ia,kcab,jb->ijkc", g, weight.double(), g).to(torch.float32).flatten(0, 1)
     planes = torch.nn.functional.pad(planes, (0, 0, 0, -filters % CONV_FILTERS))
     return planes.unflatten(1, (-1, CONV_FILTERS)).transpose(2, 3).contiguous()

@@ -12,13 +12,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 
 from rcfast import ops
 from rcfast.fused.block import FusedBlock, fused_block, fused_pairs
 from rcfast.fused.conv import FusedConv
 from rcfast.fused.layers import fits, heard, is_exactly, is_norm, is_pool, plain
 from rcfast.fused.standin import Chain
+from rcfast.hooks import anybody_listens
 
 
 class Fused(nn.Module):
@@ -155,7 +155,7 @@ def fused(model: nn.Module) -> Fused | None:
 
 
 def _suits(model: nn.Module) -> bool:
-    if ops.build_info()["instruction_set"] == "portable" or _has_any_global_hook():  # slower there than torch
+    if ops.build_info()["instruction_set"] == "portable" or anybody_listens():  # slower there than torch
         return False
     if any(heard(module) for module in model.modules()):  # who listens may change the model, and not its twin
         return False

@@ -91,6 +91,6 @@ def judge_(
         raise ValueError(f"counts must have at least 2 labels, got {labels}")
     if stop not in STOPS:
         raise ValueError(f"stop must be 'sequential', 'exact' or None, got {stop!r}")
-    state = torch.empty(active, dtype=torch.uint8)
+    state = torch.empty(active, dtype=torch.uint8, device="cpu")
     _judge_(counts, opening, samples, decided, state, who, votes, list(checkpoints), opens, m, stop, alpha)
     return state

@@ -7,13 +7,15 @@ import inspect
 import threading
 import types
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
+
+from rcfast import hooks
 
 Model = Callable[[Tensor], Any]
 DEPTH, LOOKED_AT = (
@@ -67,7 +69,7 @@ def _held(thing: Any) -> list[Any]:
         named = [thing.__globals__[name] for name in _names(thing.__code__) if name in thing.__globals__]
         defaults = [*(thing.__defaults__ or ()), *(thing.__kwdefaults__ or {}).values()]
         return [*cells, *named, *defaults, getattr(thing, "__wrapped__", None)]
-    if isinstance(thing, Mapping):
+    if isinstance(thing, dict | types.MappingProxyType):  # others may read a file for each value
         return list(thing.values())
     if isinstance(thing, list | tuple | set):
         return list(thing)
@@ -127,8 +129,8 @@ def _value(thing: Any, inside: bool, depth: int = 0) -> Any:
         return kind, thing
     if isinstance(thing, Tensor):
         return thing.data_ptr(), thing.shape, thing._version if inside and not thing.is_inference() else 0
-    if inside and isinstance(thing, list | tuple | set | Mapping) and depth < DEPTH:
-        parts = thing.items() if isinstance(thing, Mapping) else thing
+    if inside and isinstance(thing, list | tuple | set | dict) and depth < DEPTH:
+        parts = thing.items() if isinstance(thing, dict) else thing
         return type(thing), [_value(part, inside, depth + 1) for part in parts]
     return _Identity(thing)
 
@@ -157,6 +159,16 @@ def floating_dtype(model: Any) -> torch.dtype:
 # ---- modes
 
 
+class _Stay:
+    """In a mode, for the modules that have come into it, each with the mode before."""
+
+    before: dict[nn.Module, bool]
+
+
+_MODES = threading.RLock()
+_stays: list[_Stay] = []  # of all threads, in the order in which they began
+
+
 @contextmanager
 def mode(model: Any, training: bool) -> Iterator[None]:
     """Training or evaluation mode inside; afterwards every module is in the mode in which it was.
@@ -164,19 +176,30 @@ def mode(model: Any, training: bool) -> Iterator[None]:
     Modes are changed by ``train``, which some modules use to do more (merge adapters, say). A module without a
     mode, or that refuses to change it (frozen TorchScript, exported programs), runs as it is.
     """
-    before = {module: module.training for module in modules(model) if hasattr(module, "training")}
-    try:
-        for module in before:  # parents come first and take their children along
+    own = _Stay()
+    with _MODES:
+        own.before = {module: module.training for module in modules(model) if hasattr(module, "training")}
+        for module in own.before:  # parents come first and take their children along
             if module.training != training:
                 _switch(module, training)
+        _stays.append(own)
+    try:
         yield
     finally:
-        for module, was in before.items():
-            if module.training != was:
-                _switch(module, was)
-        for module, was in before.items():  # one that an overriding parent has changed again
-            if module.training != was:
-                module.training = was
+        with _MODES:
+            place = _stays.index(own)
+            del _stays[place]
+            for later in _stays[
+                place:
+            ]:  # of another thread, which goes on: it leaves what this one had found
+                for module in own.before.keys() & later.before.keys():
+                    later.before[module] = own.before.pop(module)
+            for module, was in own.before.items():
+                if module.training != was:
+                    _switch(module, was)
+            for module, was in own.before.items():  # one that an overriding parent has changed again
+                if module.training != was:
+                    module.training = was
 
 
 def _switch(module: nn.Module, training: bool) -> None:
@@ -194,11 +217,13 @@ def unseen_in_training(model: Any) -> Iterator[set[str]]:
         if getattr(module, "training", False) and module not in known and threading.get_ident() == thread:
             found.add(type(module).__name__)
 
+    hooks.OWN.add(look)
     handle = register_module_forward_pre_hook(look)
     try:
         yield found
     finally:
         handle.remove()
+        hooks.OWN.discard(look)
 
 
 def in_evaluation(model: Any) -> Any:

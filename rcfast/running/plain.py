@@ -103,7 +103,9 @@ def eager(model: Any) -> Any:
     """What torch.compile was given, or the model itself."""
     if isinstance(model, Plain):
         return Plain(eager(model.model))
-    return getattr(model, "_orig_mod", None) or getattr(model, "_torchdynamo_orig_callable", None) or model
+    held = {**getattr(model, "__dict__", {})}  # its own: a wrapper may answer for what it wraps
+    held |= held.get("_modules") or {}
+    return held.get("_orig_mod") or held.get("_torchdynamo_orig_callable") or model
 
 
 def warn_of_randomness(needs: Needs, what: str) -> None:
@@ -118,8 +120,8 @@ def warn_of_randomness(needs: Needs, what: str) -> None:
 
 def noise(like: Tensor, rows: int = TRIED) -> Tensor:
     """Inputs [rows, ...] in [0,1] on which models are tried, always the same: nobody's company decides."""
-    generator = torch.Generator().manual_seed(0)
-    values = torch.rand(rows, *like.shape[1:], generator=generator)
+    generator = torch.Generator("cpu").manual_seed(0)
+    values = torch.rand(rows, *like.shape[1:], generator=generator, dtype=torch.float32, device="cpu")
     return values.to(like.device, like.dtype)
 
 
