@@ -353,10 +353,10 @@ def test_on_a_plateau_c_is_not_infinite() -> None:
 
 
 def test_looks_of_others_end_no_search() -> None:
-    """95 iterations are no multiple of the two between looks: rows that begin anew look at odd steps of others."""
+    """170 iterations are no multiple of the four between looks: rows that begin anew have others at other steps."""
     x, model = inputs(12), linear()
     targets = (said(model, x) + 1 + torch.arange(12) % 3) % 4
-    attack = CWL2(iterations=95, searches=4, c0=0.01, rate=0.05, precision="float32", forecast=False)
+    attack = CWL2(iterations=170, searches=4, c0=0.01, rate=0.05, precision="float32", forecast=False)
     whole = attack(model, x, targets)
     for i in range(12):
         alone = attack(model, x[i : i + 1], targets[i : i + 1])
