@@ -48,7 +48,10 @@ def same(
     x, y = joined(of_a, "l2")[rows], joined(of_b, "l2")[rows]
     each = np.concatenate([[place] * len(piece["l2"]) for place, piece in enumerate(of_a)])[rows]
     without = [x[each != i].mean() / y[each != i].mean() for i in range(len(both)) if (each != i).any()]
-    spread = (len(without) - 1) ** 0.5 * float(np.std(without))  # the jackknife over images
+    more = len(without) > 1
+    spread = (
+        (len(without) - 1) ** 0.5 * float(np.std(without)) if more else np.inf
+    )  # the jackknife over images
     return float(x.mean() / y.mean()), spread, int(rows.sum()), float((x / y).max())
 
 
