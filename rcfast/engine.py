@@ -244,7 +244,8 @@ class Engine:
         if self.dtype != "auto":
             return fastest(ways, points, self._decide)
         try:
-            Trial(ways[-1](), points)  # where there is one way alone, it is not tried below
+            if len(ways) == 1:  # which `fastest` takes without a trial
+                Trial(ways[0](), points)
             return fastest(ways, points, self._decide)
         except torch.OutOfMemoryError:
             raise
