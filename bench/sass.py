@@ -32,8 +32,8 @@ BARS = {
     "contiguous_kernel<Intersect, bf16>": 85,
     "contiguous_kernel<Clamp, bf16>": 100,
     "contiguous_kernel<Intersect, f16>": 90,
-    "exchange_kernel<Intersect, float, 3>": 110,
-    "exchange_kernel<Intersect, bf16, 3>": 110,
+    "colours_kernel<Intersect, float>": 110,
+    "colours_kernel<Intersect, bf16>": 110,
 }
 # Lanes per clock and multiprocessor. Integer multiplies run on half of the units that float32 has.
 RATES = {"float": 128, "multiply": 64, "integer": 64, "convert": 16, "double": 64, "memory": 32}

@@ -164,14 +164,15 @@ static __global__ void __launch_bounds__(kThreads) halves_kernel(Sampling s) {
     }
 }
 
-// channels_last with a multiple of eight pixels, of whose kChannels a thread draws the same eight. Its stores
-// are several, and the threads of a warp exchange them, so that each writes 16 bytes next to its neighbour's.
-template <class Region, class T, int kChannels>
-static __global__ void __launch_bounds__(kThreads) exchange_kernel(Sampling s) {
-    constexpr int kStores = kChannels * core::kLanes * sizeof(T) / sizeof(Store);
+// Three channels, channels_last, a multiple of eight pixels, of whose channels a thread draws the same eight.
+// Its stores are several, and the threads of a warp exchange them, so that each writes 16 bytes next to its
+// neighbour's.
+template <class Region, class T>
+static __global__ void __launch_bounds__(kThreads) colours_kernel(Sampling s) {
+    constexpr int kStores = kColours * core::kLanes * sizeof(T) / sizeof(Store);
     __shared__ Store exchange[kThreads * kStores];
     const SampleHypercube& a = s.a;
-    const int64_t pixels = a.n / kChannels;
+    const int64_t pixels = a.n / kColours;
     const Walk walk(a, pixels / core::kLanes);
     const core::RoundKeys keys = keys_of(a, s.keys);
     const int lane = threadIdx.x % kWarp;
@@ -181,9 +182,9 @@ static __global__ void __launch_bounds__(kThreads) exchange_kernel(Sampling s) {
     for (int64_t example = blockIdx.y; example < a.batch; example += gridDim.y) {
         const uint64_t id = static_cast<uint64_t>(a.example_ids[example]);
         const float r = radius(a, example);
-        core::Line line[kChannels][core::kLanes];
+        core::Line line[kColours][core::kLanes];
 #pragma unroll
-        for (int c = 0; c < kChannels; ++c)
+        for (int c = 0; c < kColours; ++c)
 #pragma unroll
             for (int i = 0; i < core::kLanes; ++i)
                 line[c][i] = Region::line(a.x[example * a.n + c * pixels + walk.block * core::kLanes + i], r);
@@ -196,13 +197,13 @@ static __global__ void __launch_bounds__(kThreads) exchange_kernel(Sampling s) {
         const int most = static_cast<int>(beside < kWarp * kStores ? beside : kWarp * kStores);
 #pragma unroll 1
         for (; left > 0 && most > 0; left -= walk.stride * walk.blocks * kStores) {
-            float v[kChannels * core::kLanes];
+            float v[kColours * core::kLanes];
 #pragma unroll
-            for (int c = 0; c < kChannels; ++c)
+            for (int c = 0; c < kColours; ++c)
                 octet<Region>(
                     line[c],
                     core::variates(keys, id, sample, static_cast<uint32_t>(c * walk.blocks + walk.block)),
-                    v + c, kChannels, s.exponent);
+                    v + c, kColours, s.exponent);
 #pragma unroll
             for (int i = 0; i < kStores; ++i) mine[lane * kStores + i] = packed<T>(v, i);
             __syncwarp();
@@ -274,7 +275,7 @@ void launch(const Sampling& s, cudaStream_t stream) {
     const int64_t blocks = ((colours ? a.n / kColours : a.n) + core::kLanes - 1) / core::kLanes;
     const dim3 grid(static_cast<unsigned>((blocks * side_by_side(a) + kThreads - 1) / kThreads),
                     static_cast<unsigned>(a.batch < kMaxGridY ? a.batch : kMaxGridY));
-    const auto kernel = colours      ? exchange_kernel<Region, T, kColours>
+    const auto kernel = colours      ? colours_kernel<Region, T>
                         : contiguous ? row_kernel<Region, T>()
                                      : any_kernel<Region, T>;
     launch_kernel("sample_hypercube", kernel, grid, kThreads, stream, s);
