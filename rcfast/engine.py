@@ -28,7 +28,7 @@ from .running import (
     tensors,
     warn_of_randomness,
 )
-from .ways import Trial, Way, fastest, rows_tried
+from .ways import Way, fastest, rows_tried
 
 VIEWS = 64  # of the buffer of points, kept
 GROWTH = 8  # times what is needed that a buffer of points may have at first
@@ -79,11 +79,9 @@ class Runner:
             rows = step_of(used, self.chunk.rows)
         n = shape.numel()
         if self._buffer is None or len(self._buffer) < rows * n:
-            size = (
-                max(rows, min(self.chunk.rows, GROWTH * rows)) * n
-            )  # a chunk that is given may be of any size
+            most = max(rows, min(self.chunk.rows, GROWTH * rows))  # a chunk that is given may be of any size
             self.release()
-            self._buffer = torch.zeros(size, dtype=self.dtype, device=device)
+            self._buffer = torch.zeros(most * n, dtype=self.dtype, device=device)
         flat = self._buffer[: rows * n]
         if self.channels_last:
             c, h, w = shape
@@ -244,9 +242,7 @@ class Engine:
         if self.dtype != "auto":
             return fastest(ways, points, self._decide)
         try:
-            if len(ways) == 1:  # which `fastest` takes without a trial
-                Trial(ways[0](), points)
-            return fastest(ways, points, self._decide)
+            return fastest(ways, points, self._decide, tries=True)
         except torch.OutOfMemoryError:
             raise
         except Exception:  # not in this precision: nobody has asked for it

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .hardware import float32_settings
+from .hooks import heard
 from .running import Model, attributes_of, tensors
 
 WARM = 3  # passes of a size before it is recorded: libraries choose their kernels in the first ones
@@ -48,8 +49,7 @@ def objection(module: Any) -> str | None:
     if not isinstance(module, nn.Module):
         return "a callable may depend on anything"
     for name, part in module.named_modules():
-        hooks = ("_forward_hooks", "_forward_pre_hooks")
-        if any(getattr(part, each) for each in hooks):
+        if heard(part):
             return f"{name or 'the model'} has hooks"
         if type(part).__call__ is not nn.Module.__call__:
             return f"{name or 'the model'} has a call of its own"

@@ -46,12 +46,14 @@ class Way:
         return points.to(self.dtype).clone(memory_format=form)
 
 
-def fastest(makers: list[Callable[[], Way]], points: Tensor, decide: Callable[[int], int]) -> Way:
+def fastest(
+    makers: list[Callable[[], Way]], points: Tensor, decide: Callable[[int], int], *, tries: bool = False
+) -> Way:
     """The first of the candidates that can be run on ``points``, unless another is far faster.
 
-    ``decide``: of the index that was found here, that which all take.
+    ``decide``: of the index that was found here, that which all take. ``tries``: one that is alone, too.
     """
-    if len(makers) == 1:
+    if len(makers) == 1 and not tries:
         return makers[0]()
     trials: dict[int, Trial] = {}
     error: Exception | None = None
@@ -62,7 +64,7 @@ def fastest(makers: list[Callable[[], Way]], points: Tensor, decide: Callable[[i
             error = failure
     if isinstance(error, torch.OutOfMemoryError) and len(points) > FIRST_ROWS:
         trials.clear()
-        return fastest(makers, points[:FIRST_ROWS], decide)
+        return fastest(makers, points[:FIRST_ROWS], decide, tries=tries)
     trials = {index: trial for index, trial in trials.items() if trial.agrees(list(trials.values()))}
     if not trials:
         assert error is not None

@@ -69,12 +69,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def same_threads() -> Iterator[None]:
-    """No test may change the threads of those that follow: networks round by them."""
+    """No test may change the threads of those that follow, by which networks round, or switch gradients off."""
     before = torch.get_num_threads()
     yield
     after = torch.get_num_threads()
     torch.set_num_threads(before)
     assert after == before, f"the test left {after} threads instead of {before}"
+    assert torch.is_grad_enabled(), "the test left gradients switched off"
 
 
 @pytest.fixture(scope="session")

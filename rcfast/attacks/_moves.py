@@ -45,6 +45,14 @@ def first_size(norm: float, x: Tensor, direction: Tensor, lack: Tensor) -> Tenso
     return (gain < lack[:, None]).sum(1).to(x.dtype) + 1
 
 
+def size_of(norm: float, noise: Tensor) -> Tensor:
+    """The size [n] of a noise [n,...] as :func:`point` counts it."""
+    if norm == 0:
+        return (pixels((noise != 0).to(noise.dtype)) > 0).sum(1).to(noise.dtype)
+    length: Tensor = torch.linalg.vector_norm(noise.flatten(1), norm, dim=1)
+    return length
+
+
 def pixels(values: Tensor) -> Tensor:
     """Sums over the channels of each pixel: images [n,C,H,W] -> [n,P]; of others every coordinate is a pixel."""
     return values.flatten(2).sum(1) if values.dim() == 4 else values.flatten(1)

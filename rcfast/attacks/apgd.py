@@ -12,7 +12,7 @@ from torch import Tensor
 from rcfast.attacks._rolling import Rows
 from rcfast.attacks._sampled import Sampled, SampledAttack, inside_ball, key, uniform
 from rcfast.attacks.inputs import check_counts, check_positive
-from rcfast.attacks.margins import margin, per_row
+from rcfast.attacks.margins import hits, margin, per_row
 
 __all__ = ["APGD"]
 
@@ -185,8 +185,7 @@ class APGD(SampledAttack):
         state.top = torch.where(per_row(better, state.at), state.at, state.top)
         state.top_grad = torch.where(per_row(better, state.at), state.grad, state.top_grad)
         state.top_loss = torch.where(better, loss, state.top_loss)
-        said = logits.argmax(2)
-        fooled = ((said == state.label[:, None]) == self.targeted).all(1) & ~logits.isnan().flatten(1).any(1)
+        fooled = hits(logits, state.label[:, None], targeted=self.targeted).all(1)
         state.fooled = torch.where(fooled, state.fooled + logits.shape[1], 0)
         state.sure = state.fooled >= enough
 

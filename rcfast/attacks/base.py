@@ -22,7 +22,7 @@ from rcfast.attacks.inputs import (
     network_of,
     runnable,
 )
-from rcfast.attacks.margins import margin, per_row, resolution
+from rcfast.attacks.margins import hits, margin, per_row, resolution
 from rcfast.attacks.memory import HELD, rows_that_fit
 from rcfast.attacks.result import AttackResult, Noise
 from rcfast.classifier import RegionClassifier
@@ -123,9 +123,7 @@ class Attack(ABC):
 
     def _judges(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Which rows [n] of logits [n,L] are successes: the argmax, and the confidence up to rounding."""
-        said = logits.argmax(1)
-        right = (said == labels) if self.targeted else (said != labels)
-        right &= ~logits.isnan().any(1)  # which argmax takes for the largest
+        right = hits(logits, labels, targeted=self.targeted)
         if self._confidence() > 0:
             lead = margin(logits, labels, targeted=self.targeted)
             right &= lead > self._confidence() - resolution(logits, labels)

@@ -12,6 +12,7 @@ from torch import Tensor
 from rcfast.attacks.attacked import AttackedModel
 from rcfast.attacks.base import Attack, empty_result
 from rcfast.attacks.inputs import asked, check_counts, check_label_range, clean_logits, network_of
+from rcfast.attacks.margins import hits
 from rcfast.attacks.memory import free_bytes, rows_that_fit
 from rcfast.attacks.result import AttackResult, Noise, check_norm, least_noise
 from rcfast.classifier import RegionClassifier
@@ -263,8 +264,7 @@ class Adapted(_Combined):
         clean = leaf.clean
         longer = (clean + (1 + self.alpha) * (leaf.adversarial - clean)).clamp(0, 1)
         logits, spent = asked(model, longer, limit) if len(longer) else (clean.new_zeros(0, 1), labels)
-        said = logits.argmax(1)
-        right = ((said == labels) if self.targeted else (said != labels)) & ~logits.isnan().any(1)
+        right = hits(logits, labels, targeted=self.targeted)
         return dataclasses.replace(
             leaf,
             adversarial=longer,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from rcfast.attacks._sampled import Sampled, SampledAttack, key
 from rcfast.attacks.inputs import check_counts
+from rcfast.attacks.margins import hits
 from rcfast.attacks.result import Noise, check_norm
 
 __all__ = ["External", "external"]
@@ -63,8 +64,7 @@ class _Asked(nn.Module):
     def look(self, x: Tensor) -> Tensor:
         """What is answered for x [n,...]: [n,L]; the least noisy success among them is kept."""
         answers = self._vote.answers(x, self._row.expand(len(x)))
-        said = answers.detach().argmax(1)
-        won = (said == self._label) if self._attack.targeted else (said != self._label)
+        won = hits(answers.detach(), self._label, targeted=self._attack.targeted)
         noise = Noise.between(x.detach(), self._x.expand_as(x)).of(self._attack.norm)
         noise = noise.masked_fill(~won, math.inf)
         if len(x) and float(noise.min()) < self.noise:

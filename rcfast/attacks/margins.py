@@ -22,6 +22,14 @@ def margin(logits: Tensor, labels: Tensor, *, targeted: bool) -> Tensor:
     return own - other if targeted else other - own
 
 
+def hits(logits: Tensor, labels: Tensor, *, targeted: bool) -> Tensor:
+    """Where [...] the largest of logits [...,L] is the label's, or for an untargeted attack another's; labels [...].
+
+    Logits with NaN, which argmax takes for the largest, are no success.
+    """
+    return ((logits.argmax(-1) == labels) == targeted) & ~logits.isnan().any(-1)
+
+
 def rivals(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """The logit of the label and the largest other one [n], of logits [n,L]; float32 or better."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))

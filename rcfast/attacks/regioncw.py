@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from rcfast.attacks._level import needed, settle, settle_whole
-from rcfast.attacks._moves import first_size, pixels, point
+from rcfast.attacks._moves import first_size, point, size_of
 from rcfast.attacks._rolling import Rows
 from rcfast.attacks._sampled import Sampled, SampledAttack, another, key
 from rcfast.attacks.base import Attack
 from rcfast.attacks.inputs import check_counts, check_positive
-from rcfast.attacks.margins import margin, per_row, resolution
+from rcfast.attacks.margins import margin, per_row
 from rcfast.attacks.result import Noise, check_norm
 
 __all__ = ["RegionCW"]
@@ -123,7 +123,7 @@ class RegionCW(SampledAttack):
                 samples = round(_between((self.points, self.last_points or self.points), part))
                 at, logits = self._step(vote, state, part, first=first, samples=samples)
                 if sure:
-                    best, held = self._better(x, at, _wins(logits, labels), best, held)
+                    best, held = self._better(x, at, self._accepts(logits[:, 0], labels), best, held)
                 first += samples
                 vote.network.progress((again + (i + 1) / (self.steps + 1)) / restarts)
             found = self._settled(vote, state, purpose=f"settle {again}")
@@ -145,7 +145,7 @@ class RegionCW(SampledAttack):
         m = -(-self.votes // 2)
         rows = torch.arange(len(labels), device=labels.device)
         if not vote.votes:
-            return _wins(vote.logits(found, rows, first=0, samples=1), labels)
+            return self._accepts(vote.logits(found, rows, first=0, samples=1)[:, 0], labels)
         lead = vote.lead(vote.vote(found, rows, purpose=purpose, m=m), labels, targeted=True)
         return lead >= self._level(vote) - 2 / math.sqrt(m)
 
@@ -191,8 +191,7 @@ class RegionCW(SampledAttack):
         """The state before the first step, from sample `first` on, and the next sample."""
         rows = torch.arange(len(x), device=x.device)
         logits = vote.logits(x, rows, first=first, samples=self.points)
-        square = _margins(logits, labels).square().mean(1)
-        square = torch.where(square.isfinite() & (square > 0), square, 1)  # a tie, or a label that cannot be
+        square = _mean_square(logits, labels, torch.ones_like(x.flatten(1)[:, 0]))
 
         def linear(logits: Tensor, some: Tensor) -> Tensor:
             return (_margins(logits, labels[some]) / square[some].sqrt()[:, None]).mean(1)
@@ -203,9 +202,7 @@ class RegionCW(SampledAttack):
             there = best - x
             length = mean.flatten(1).norm(dim=1) / there.flatten(1).norm(dim=1)
             mean = torch.where(per_row(held, x), there * per_row(length, x), mean)
-            begun = pixels((there != 0).to(x.dtype)) if self.norm == 0 else None
-            length = Noise.between(best, x).of(self.norm) if begun is None else (begun > 0).sum(1)
-            size = torch.where(held, length.to(size.dtype), size)
+            size = torch.where(held, size_of(self.norm, there), size)
         votes = _votes(logits).to(x.dtype)
         state = _State(row=rows, x=x, label=labels, mean=mean, size=size, square=square, votes=votes)
         return state, first + self.points
@@ -221,10 +218,8 @@ class RegionCW(SampledAttack):
             return self._rises(logits, state.label[some], rival[some], spread[some])
 
         logits, gradient = vote.gradients(at, state.row, rises, first=first, samples=samples)
-        margins, votes = _margins(logits, state.label), _votes(logits).to(state.votes.dtype)
-        square = margins.square().mean(1)
-        square = torch.where(square.isfinite(), square, state.square)
-        state.square = state.square.lerp(square, SMOOTH)
+        state.square = state.square.lerp(_mean_square(logits, state.label, state.square), SMOOTH)
+        votes = _votes(logits).to(state.votes.dtype)
         state.votes = state.votes.lerp(votes, SMOOTH)
         state.mean = state.mean.lerp(gradient, _between(AVERAGED, part))
         own, other = (votes.gather(1, label[:, None])[:, 0] for label in (state.label, state.rival))
@@ -251,10 +246,10 @@ class RegionCW(SampledAttack):
         return (torch.tanh(u) if self.loss == "tanh" else u.clamp(-1, 1)) + FAR * u.clamp(max=0)
 
 
-def _wins(logits: Tensor, labels: Tensor) -> Tensor:
-    """Where [n] a plain network, its logits [n,1,L], labels the target by more than rounding."""
-    logits = logits[:, 0]
-    return margin(logits, labels, targeted=True) > resolution(logits, labels)
+def _mean_square(logits: Tensor, labels: Tensor, usual: Tensor) -> Tensor:
+    """The mean square [g] of the margins at logits [g,k,L]; `usual` [g] at a tie, or for a label that cannot be."""
+    square = _margins(logits, labels).square().mean(1)
+    return torch.where(square.isfinite() & (square > 0), square, usual.to(square.dtype))
 
 
 def _votes(logits: Tensor) -> Tensor:

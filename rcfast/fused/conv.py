@@ -83,10 +83,16 @@ class FusedConv(StandIn):
         out = _Differentiable.apply(x, self)
         return nn.functional.max_pool2d(out, 2) if self.pool else out
 
+    @property
+    def due(self) -> bool:
+        """Whether a look at the model takes today's weights over."""
+        return bool(self._seen) or not self.late
+
     def computable(self, x: Tensor) -> bool:
         """Whether the kernel is for such an input; torch says what is wrong with others."""
-        least = (4 if self.pool else 3) - 2 * self.padding
-        return computable(x) and x.shape[1] == self._channels and min(x.shape[2:]) >= least
+        if not (x.dim() == 4 and x.dtype == torch.float32 and x.is_cpu) or torch.is_autocast_enabled("cpu"):
+            return False
+        return x.shape[1] == self._channels and min(x.shape[2:]) >= (4 if self.pool else 3) - 2 * self.padding
 
     def run(self, x: Tensor, *, relu: bool, pool: bool = False, added: Tensor | None = None) -> Tensor:
         """Of x [N, C, H, W] its sums [N, K, H', W'], and what may follow."""
@@ -108,11 +114,6 @@ class FusedConv(StandIn):
         return made if made.shape[1] == channels else made[:, :channels]
 
 
-def computable(x: Tensor) -> bool:
-    """Whether the kernel is for such an input."""
-    return x.dim() == 4 and x.dtype == torch.float32 and x.is_cpu and not torch.is_autocast_enabled("cpu")
-
-
 def _run(
     x: Tensor,
     weights: Tensor,
@@ -130,9 +131,8 @@ def _run(
     like = {
         name: t.contiguous(memory_format=torch.channels_last) for name, t in like.items() if t is not None
     }
-    _conv3x3_(
-        out, x, weights, bias, padding, relu, pool, **like
-    )  # all of it right by what was packed and allocated
+    # Unchecked: all of it is right by what was packed and allocated.
+    _conv3x3_(out, x, weights, bias, padding, relu, pool, **like)
     return out
 
 

@@ -6,14 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from rcfast import winograd
+from rcfast.hooks import heard
 
 _USUAL = frozenset(vars(nn.Module()))  # attributes that every module has, none of them a method's name
-
-
-def heard(module: nn.Module) -> bool:
-    """Whether somebody listens to a module's passes."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(vars(module).get(name) for name in hooks)
 
 
 def plain(module: nn.Module) -> bool:

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from rcfast import ops
 from rcfast.fused.block import FusedBlock, fused_block, fused_pairs
 from rcfast.fused.conv import FusedConv
-from rcfast.fused.layers import fits, heard, is_exactly, is_norm, is_pool, plain
+from rcfast.fused.layers import fits, is_exactly, is_norm, is_pool, plain
 from rcfast.fused.standin import Chain
-from rcfast.hooks import anybody_listens
+from rcfast.hooks import anybody_listens, heard
 
 
 class Fused(nn.Module):
@@ -50,7 +50,7 @@ class Fused(nn.Module):
             return False
         self._take_over()
         for part in self.parts:
-            if part._seen or not part.late:
+            if part.due:
                 part.refresh()
         return True
 
@@ -80,10 +80,8 @@ class Fused(nn.Module):
             self.arithmetic = "winograd blocks"
         if whole := fused_block(module, replaced):
             return whole
-        chain = type(module) is nn.Sequential
-        twin: nn.Module = object.__new__(
-            Chain if chain else type(module)
-        )  # a class may have its own way to make one
+        kind = Chain if type(module) is nn.Sequential else type(module)
+        twin: nn.Module = object.__new__(kind)  # a class may have its own way to make one
         vars(twin).update(vars(module), _modules={}, training=False)
         self._twins[module] = twin
         if isinstance(twin, Chain):

@@ -12,9 +12,7 @@ class StandIn(nn.Module):
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
-        self.training = (
-            False  # whoever looks for modules that nobody puts into evaluation mode finds none here
-        )
+        self.training = False  # nobody is to find modules here that are in training mode
         self._own = layers  # in a tuple: they stay the model's
 
     def __getattr__(self, name: str) -> Any:

@@ -189,9 +189,7 @@ def mode(model: Any, training: bool) -> Iterator[None]:
         with _MODES:
             place = _stays.index(own)
             del _stays[place]
-            for later in _stays[
-                place:
-            ]:  # of another thread, which goes on: it leaves what this one had found
+            for later in _stays[place:]:  # of another thread, which goes on: it leaves what this one found
                 for module in own.before.keys() & later.before.keys():
                     later.before[module] = own.before.pop(module)
             for module, was in own.before.items():

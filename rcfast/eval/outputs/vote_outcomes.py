@@ -1,10 +1,10 @@
 """vote-outcomes.csv: every example that attacks the vote, with the verdict of each vote that no attack has seen."""
 
-import csv
-import io
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from rcfast.eval.outputs.attack_rows import sizes
+from rcfast.eval.outputs.export import csv_text
+from rcfast.eval.outputs.table import Record
 from rcfast.eval.outputs.vote_rows import judged
 from rcfast.eval.run.attack import Adversarial
 from rcfast.eval.run.context import Context
@@ -15,10 +15,6 @@ from rcfast.eval.run.vote_attack import JUDGES, JudgedExamples
 
 NAME = "vote-outcomes.csv"
 SEEDS = range(1, JUDGES + 1)
-COLUMNS = (
-    *("attack", "made_for", "example", "true_label", "target", "l0", "l2", "linf", "own", "share"),
-    *(f"{kind}_{seed}" for kind in ("success", "rounded") for seed in SEEDS),
-)
 
 
 def write(ctx: Context, units: Iterable[Unit]) -> None:
@@ -29,15 +25,9 @@ def write(ctx: Context, units: Iterable[Unit]) -> None:
     attack wants (`own`), and each of the unseen ones (`success_S`), also after rounding to 8 bits (`rounded_S`); and
     the share of the region that votes for it over the unseen ones.
     """
-    found = list(_attacks(ctx, units))
-    if not found:
-        return
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for made in found:
-        writer.writerows(_lines(ctx, made))
-    write_atomic(ctx.out / NAME, buffer.getvalue())
+    lines = [line for made in _attacks(ctx, units) for line in _lines(ctx, made)]
+    if lines:
+        write_atomic(ctx.out / NAME, csv_text(lines))
 
 
 def _attacks(ctx: Context, units: Iterable[Unit]) -> Iterator[tuple[Adversarial, ...]]:
@@ -51,15 +41,21 @@ def _attacks(ctx: Context, units: Iterable[Unit]) -> Iterator[tuple[Adversarial,
             yield tuple(sorted(made, key=lambda part: part.start))
 
 
-def _lines(ctx: Context, made: tuple[Adversarial, ...]) -> Iterator[Sequence[object]]:
+def _lines(ctx: Context, made: tuple[Adversarial, ...]) -> Iterator[Record]:
     case, drawn, found, noise = made[0].case, examples(ctx), judged(ctx, made), sizes(ctx, made)
+    verdicts = {"success": found.success, "rounded": found.rounded}
     for i in range(drawn.drawn):
         for j in range(found.own.shape[1]):
-            yield [
-                *(case.attack, case.network, int(drawn.index[i]), int(drawn.y[i])),
-                int(drawn.targets[i, j]) if case.targeted else "",
-                int(noise["L0"][i, j]),
-                *(f"{noise[name][i, j]:.9g}" for name in ("L2", "Linf")),
-                *(int(found.own[i, j]), f"{found.share[i, j]:.6g}"),
-                *(int(each[s - 1, i, j]) for each in (found.success, found.rounded) for s in SEEDS),
-            ]
+            yield {
+                "attack": case.attack,
+                "made_for": case.network,
+                "example": int(drawn.index[i]),
+                "true_label": int(drawn.y[i]),
+                "target": int(drawn.targets[i, j]) if case.targeted else None,
+                "l0": int(noise["L0"][i, j]),
+                "l2": f"{noise['L2'][i, j]:.9g}",
+                "linf": f"{noise['Linf'][i, j]:.9g}",
+                "own": int(found.own[i, j]),
+                "share": f"{found.share[i, j]:.6g}",
+                **{f"{name}_{s}": int(of[s - 1, i, j]) for name, of in verdicts.items() for s in SEEDS},
+            }
