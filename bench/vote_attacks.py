@@ -24,6 +24,7 @@ from typing import Any
 
 import torch
 from common import RESULTS, commit, dataset_and_model, header, slug, table, write
+from known_seed import known_seed
 from torch import Tensor, nn
 from vote_bars import bars
 from vote_speed import speed
@@ -208,6 +209,7 @@ def pieces(task: Task, many: Task, peer: Path | None, name: str) -> dict[str, Ca
         found[f"hop_skip_jump {i}"] = partial(label_only, task, i)
         found[f"opt_margin {i}"] = partial(on_vote, task, i, published)
         found[f"opt_margin_near {i}"] = partial(on_vote, task, i, published.replace(rms=task.r / 3**0.5))
+        found[f"known_seed {i}"] = partial(known_seed, task.model, *task.rows(i), task.r)
     for i in images[:4]:
         for thirds in (1, 2, 4):
             times = thirds / 3

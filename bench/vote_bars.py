@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from known_seed import known_seed_bars
 from vote_speed import speed_bars
 
 Piece = dict[str, Any]
@@ -87,6 +88,7 @@ def bars(pieces: dict[str, Piece], r: float) -> list[list[str]]:
         found.append(("RegionCW: seconds for 10 images, one by one", f"{total:.0f}", "", True))
     for key, piece in pieces.items():
         found += speed_bars(piece) if key.startswith("speed") else []
+        found += known_seed_bars(piece) if key.startswith("known_seed") else []
     for a, b, what, most, each in (
         (("region_cw", ""), ("combined", "plain"), "RegionCW over CA-L2", 0.75, False),
         (("region_cw", ""), ("combined", "lengthened"), "RegionCW over CA-L2 with Adapted", 1.0, False),

@@ -5,9 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 
+import known_seed
 from vote_bars import bars
 from vote_speed import speed_bars
 
@@ -61,3 +64,40 @@ def test_speed(
         {"rows": rows, "threads": threads, "seconds": seconds, "step_seconds": 0.1, "plain_seconds": plain}
     )
     assert [row[2:] for row in found] == expected
+
+
+class Threshold(nn.Module):
+    """Label 1 where the first coordinate is above a half; nothing else matters."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = x.flatten(1)[:, :1] - 0.5
+        return torch.cat([-first, first], 1)
+
+
+@pytest.fixture(scope="module")
+def searched() -> dict[str, Any]:
+    x = torch.full((1, 1, 2, 2), 0.4)
+    return known_seed.known_seed(Threshold().eval(), x, torch.ones(1, dtype=torch.int64), 0.2)
+
+
+def test_a_known_seed_is_found_an_input_with_friendly_points(searched: dict[str, Any]) -> None:
+    for found, share in zip(searched["found"], known_seed.SHARES, strict=True):
+        assert found["share"] == pytest.approx(share, abs=0.02)
+        assert found["rival"] > 0.5
+        assert found["samples"] == known_seed.UNANIMOUS
+        assert found["keyed"] <= 2
+        assert found["l2"] < searched["l2_region_cw"]
+        assert found["tries"] < found["passes"] < 3 * found["tries"]
+
+
+def test_what_is_said_of_a_known_seed(searched: dict[str, Any]) -> None:
+    what = "known seed, share 0.4"
+    rows = [row for row in bars({"known_seed 0": searched}, 0.3) if row[0].startswith(what)]
+    assert len(rows) == 6
+    assert {row[3] for row in rows} == {"", "met"}
+    searched["found"][0]["keyed"] = 5
+    (said,) = (row for row in bars({"known_seed 0": searched}, 0.3) if row[3] == "MISSED")
+    assert said[1] == "5 of 50"
+    nothing = {**searched, "found": [{**searched["found"][0], "l2": None}]}
+    (said,) = (row for row in bars({"known_seed 0": nothing}, 0.3) if row[0].startswith("known"))
+    assert said[1].startswith("nothing in")
