@@ -27,6 +27,7 @@ RESAMPLING = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 DEEP = ("I", "I;16", "I;16B", "I;16L", "F")  # modes of more than 8 bits, which PIL would cut off
+GREY = ("1", "L")
 DIGEST = 32  # bytes of a SHA-256
 
 
@@ -35,7 +36,8 @@ class Preparation:
     """How images become arrays, as a network's own metadata say.
 
     height, width: of the centre that is cut out; resize: what the image is resized to before, its shorter side or
-    (height, width); 0 leaves it as it is. interpolation: a name of RESAMPLING. channels: 1 or 3.
+    (height, width); 0 leaves it as it is. interpolation: a name of RESAMPLING. channels: 1 or 3. seen: chosen after a
+    look at some of the images, so that another size, where nothing is resized, or colours beside grey are refused.
     """
 
     height: int
@@ -43,6 +45,7 @@ class Preparation:
     resize: int | tuple[int, int] = 0
     interpolation: str = "bilinear"
     channels: int = 3
+    seen: bool = False
 
     def __post_init__(self) -> None:
         if self.interpolation not in RESAMPLING:
@@ -58,8 +61,16 @@ class Preparation:
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """The image as uint8 [C,H,W]. Raises ValueError for one of more than 8 bits, or smaller than the centre."""
-        if image.mode in DEEP:
+        deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # opened as RGB, and cut off
+        if image.mode in DEEP or deep:
             raise ValueError(f"has more than 8 bits a channel (mode {image.mode}): convert it first")
+        if self.seen and not self.resize and image.size != (self.width, self.height):
+            other = f"is {image.width}×{image.height} pixels, where others are {self.width}×{self.height}"
+            raise ValueError(
+                f"{other}: say to which size they are resized (data.size), or name a network that says it"
+            )
+        if self.seen and self.channels == 1 and image.mode not in GREY:
+            raise ValueError(f"has colours (mode {image.mode}), where others are grey: convert them first")
         image = image.convert("RGB" if self.channels == 3 else "L")
         if self.resize:
             size = self._resized(image.size) if isinstance(self.resize, int) else self.resize[::-1]
@@ -126,7 +137,7 @@ def seen(source: str) -> tuple[int, int, bool]:
     """(height, width, whether it is grey) of an image file, from its head."""
     try:
         with Image.open(source) as image:
-            return image.height, image.width, image.mode in ("1", "L")
+            return image.height, image.width, image.mode in GREY
     except (OSError, UnidentifiedImageError) as error:
         raise ValueError(f"{source}: cannot be decoded ({error})") from error
 

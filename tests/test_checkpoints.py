@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import safetensors
@@ -204,6 +205,17 @@ def test_what_a_killed_write_left_is_no_obstacle(tmp_path):
     (tmp_path / ".model.safetensors.part").write_bytes(b"half")
     training.save_model(resnet(), tmp_path / "model.safetensors")
     assert [p.name for p in tmp_path.iterdir()] == ["model.safetensors"]
+
+
+def brighten(model, x, labels):
+    return SimpleNamespace(adversarial=(x + 0.1).clamp(0, 1))
+
+
+def test_an_attack_that_is_a_function_has_no_address_in_the_checkpoint(small, tmp_path):
+    path = tmp_path / "run.safetensors"
+    training.fit_adversarial(cnn(), small, attack=brighten, checkpoint=path, epochs=1, batch_size=16)
+    _, config = training.load_model(path)
+    assert config["method"]["attack"] == "<function brighten>"
 
 
 @pytest.mark.parametrize("make", [cnn, resnet, models.mnist_cnn])

@@ -292,6 +292,12 @@ ARGUMENTS = {
     ),
     "all is validation": (("digits",), {"validation": 1437}, ValueError, "validation must be .* got 1437"),
     "a share": (("digits",), {"validation": 0.1}, ValueError, "validation must be an integer"),
+    "a size of arrays": (
+        ("digits",),
+        {"size": 32},
+        ValueError,
+        "size is of images in folders or Parquet, .* size = 32",
+    ),
     "negative seed": (("digits",), {"seed": -1}, ValueError, "seed must be an integer >= 0, got -1"),
 }
 

@@ -1,5 +1,7 @@
 """Folders of images and Parquet: decoded once by workers, kept on disk, read as what the files hold."""
 
+import struct
+import zlib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -87,6 +89,7 @@ def _mode(name: str) -> Any:
         (("train", "test"), (20, 4, 12)),
         (("train", "val", "test"), (24, 12, 12)),
         (("Train", "Valid"), (20, 4, 12)),
+        (("training", "testing"), (20, 4, 12)),
         (("val",), (9, 1, 2)),
         ((), (17, 3, 4)),
     ],
@@ -105,8 +108,12 @@ def test_parts_of_the_set_may_be_asked_for(photos: Path) -> None:
     found = data.load(photos, validation=3, test=5)
     assert (len(found.train), len(found.validation), len(found.test)) == (21, 3, 5)
     assert data.load(photos, test=5, seed=1).test.fingerprint != found.test.fingerprint
-    with pytest.raises(ValueError, match=r"test must be at most 12, the examples that are there, got 13"):
+    with pytest.raises(ValueError, match=r"test must lie in \[1, 12\], the examples that are there, got 13"):
         data.load(photos, test=13)
+    photographs.write(photos / "test", 3, seed=900)
+    for count in (-1, 0):
+        with pytest.raises(ValueError, match=rf"validation must lie in \[1, 12\], .* got {count}"):
+            data.load(photos, validation=count)
 
 
 def test_sizes_and_channels(tmp_path: Path) -> None:
@@ -175,6 +182,18 @@ def test_a_full_disk_is_said_before_work(photos: Path, monkeypatch: pytest.Monke
 # ---- what is refused
 
 
+def deep_colours() -> bytes:
+    """A PNG of 48×48 pixels with 16 bits in each of three channels."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checked = kind + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    rows = zlib.compress((b"\0" + bytes(48 * 6)) * 48)
+    head = struct.pack(">IIBBBBB", 48, 48, 16, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", rows) + chunk(b"IEND", b"")
+
+
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
@@ -184,6 +203,10 @@ def test_a_full_disk_is_said_before_work(photos: Path, monkeypatch: pytest.Monke
         (lambda root: (root / "valid").mkdir(), "val and valid are both there: which one is it"),
         (
             lambda root: Image.fromarray(np.zeros((48, 48), np.uint16)).save(root / "train/sky/001.png"),
+            "001.png: has more than 8 bits a channel",
+        ),
+        (
+            lambda root: (root / "train/sky/001.png").write_bytes(deep_colours()),
             "001.png: has more than 8 bits a channel",
         ),
     ],
@@ -241,6 +264,22 @@ def test_classes_that_the_network_does_not_know_are_refused() -> None:
         folder.numbered(["cat", "eel"], ["cat", "dog", "cow"], "set")
 
 
+@pytest.mark.parametrize(
+    ("names", "classes"),
+    [
+        (["cats", "dog"], ["dog", "cat"]),  # their order would call the cats dogs
+        (sorted(map(str, range(1, 11))), 10),  # numbers from 1
+        (["crane", "eel"], ["crane", "crane"]),
+    ],
+)
+def test_an_order_that_would_swap_names_is_refused(names: list[str], classes: Any) -> None:
+    if classes == ["crane", "crane"]:  # a name of two classes stands for none: the order is all there is
+        assert folder.numbered(names, classes, "set")[0] == [0, 1]
+        return
+    with pytest.raises(ValueError, match=r"is the name of none of them"):
+        folder.numbered(names, classes, "set")
+
+
 def test_a_part_of_the_classes(photos: Path) -> None:
     found = data.load(photos, classes=["x", "wall", "sky", "y", "roof", "flower", "z"])
     assert found.num_classes == 7
@@ -274,6 +313,64 @@ def test_one_file_of_parquet_is_split(tmp_path: Path) -> None:
     found = data.load(tmp_path / "all.parquet")
     assert (len(found.train), len(found.validation), len(found.test)) == (17, 3, 4)
     assert found.classes == ("0", "1", "2", "3")
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        (("train", "unsupervised"), "got one without any of these names, train"),
+        (("validation", "test"), "got test, validation"),
+        (("train", "latest"), "got one without any of these names, train"),
+    ],
+)
+def test_parts_of_parquet_that_are_not_known(tmp_path: Path, parts: tuple[str, ...], message: str) -> None:
+    for part in parts:
+        people.write_table(tmp_path / "hub" / f"{part}-00000-of-00001.parquet", [k % 4 for k in range(12)])
+    with pytest.raises(ValueError, match=message):
+        data.load(tmp_path / "hub")
+
+
+@pytest.mark.parametrize("names", [("training", "testing"), ("train", "dev")])
+def test_other_names_of_the_parts_of_parquet(tmp_path: Path, names: tuple[str, str]) -> None:
+    for count, part in zip((24, 8), names, strict=True):
+        people.write_table(tmp_path / "hub" / f"{part}.parquet", [k % 4 for k in range(count)], seed=count)
+    found = data.load(tmp_path / "hub")
+    assert (len(found.train), len(found.validation), len(found.test)) == (20, 4, 8)
+
+
+def test_a_table_of_several_sizes_or_colours(tmp_path: Path) -> None:
+    """Also beyond the images that are looked at beforehand."""
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    def write(images: list[Image.Image]) -> None:
+        column = [people.as_bytes(image) for image in images]
+        made = pa.table({"image": column, "label": pa.array([k % 2 for k in range(len(images))], pa.int64())})
+        parquet.write_table(made, tmp_path / "t.parquet", row_group_size=5)
+
+    small = [photographs.crop("sky", k, 24) for k in range(12)]
+    write([*small, photographs.crop("sky", 50, 48)])
+    with pytest.raises(ValueError, match=r"is 48×48 pixels, where others are 24×24: say to which size"):
+        data.load(tmp_path / "t.parquet")
+    assert data.load(tmp_path / "t.parquet", size=16).shape == (3, 16, 16)
+    write([*(image.convert("L") for image in small), small[0]])
+    with pytest.raises(ValueError, match=r"has colours \(mode RGB\), where others are grey"):
+        data.load(tmp_path / "t.parquet")
+
+
+def test_labels_of_a_table(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    import pyarrow.parquet as parquet
+
+    people.write_table(tmp_path / "one.parquet", [1 + k % 3 for k in range(24)], named=False)
+    with pytest.raises(ValueError, match=r"no training image has the label 0 of column label"):
+        data.load(tmp_path / "one.parquet")
+    assert data.load(tmp_path / "one.parquet", some_classes=True).num_classes == 4
+    rows = parquet.read_table(tmp_path / "one.parquet").to_pylist()
+    named = [{"image": row["image"], "label": "sky", "image_id": k} for k, row in enumerate(rows)]
+    parquet.write_table(pa.Table.from_pylist(named), tmp_path / "one.parquet")
+    with pytest.raises(ValueError, match=r"one column must hold labels, as integers, got 0 such"):
+        data.load(tmp_path / "one.parquet")
 
 
 def test_a_table_that_is_no_data_set(tmp_path: Path) -> None:

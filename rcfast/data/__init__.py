@@ -79,7 +79,10 @@ def load(
         progress=progress,
     )
     name = os.fspath(name_or_path)
+    if root is not None:
+        root = Path(root).expanduser()
     if name == "digits":
+        _as_they_are(name, size)
         return arrays.assemble("digits", arrays.digits(), "scikit-learn's digits", wanted)
     if name in NAMES:
         path = data_root(root) / f"{name}.npz"
@@ -91,10 +94,17 @@ def load(
         return load_parquet(path, wanted, preparation)
     if path.is_dir():
         return load_folder(path, wanted, preparation)
+    _as_they_are(name, size)
     loaded = arrays.assemble(path.stem, arrays.read_npz(path), str(path), wanted, PUBLISHED.get(name))
     if path.stem in NAMES and loaded.sizes != PUBLISHED.get(path.stem):
         return replace(loaded, name=path.name)  # a user's mnist.npz that is not MNIST: not to be taken for it
     return loaded
+
+
+def _as_they_are(name: str, size: int | None) -> None:
+    """Raise ValueError for a size: arrays are taken as they are."""
+    if size is not None:
+        raise ValueError(f"size is of images in folders or Parquet, {name} are arrays; got size = {size}")
 
 
 def _find(name: str, root: str | os.PathLike[str] | None) -> Path:

@@ -13,7 +13,7 @@ from ..decoding import EXTENSIONS, Preparation, in_processes, seen
 from .images import Sources, decoded
 from .splits import Dataset, Split, Wanted, divide, shuffled
 
-TRAIN, VALIDATION, TEST = ("train",), ("val", "valid", "validation"), ("test",)
+TRAIN, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing")
 Examples = dict[str, tuple[list[Path], list[int]]]  # by part: paths of the images, and the labels of them
 
 
@@ -50,6 +50,11 @@ def arranged(name: str, splits: Mapping[str, Split], wanted: Wanted, classes: Se
         order = torch.from_numpy(shuffled(len(only), 0))  # whatever the seed: the test set is always the same
         held = max(1, len(only) // 6)
         return divide(name, only.take(order[held:]), only.take(order[:held]), wanted, **more)
+    if "" in splits or "train" not in splits:
+        there = ", ".join(sorted(part or "one without any of these names" for part in splits))
+        raise ValueError(
+            f"{name}: the parts must be train, and validation or test or both, or one alone, got {there}"
+        )
     present = [part for part in ("train", "validation", "test") if part in splits]
     test = splits[present[-1]]
     validation = splits["validation"] if len(present) == 3 else None
@@ -73,7 +78,8 @@ def numbered(
     for candidate in (_folded(known), {str(k): k for k in range(len(known))}, _wordnet(len(known), names)):
         if all(_fold(name) in candidate for name in names):
             return [candidate[_fold(name)] for name in names], tuple(known)
-    if len(names) == len(known):
+    # In their order, but not where that calls one of them by another's name.
+    if len(names) == len(known) and all(_folded(known).get(_fold(n), k) == k for k, n in enumerate(names)):
         return list(range(len(names))), tuple(names if isinstance(classes, int) else known)
     strange = next(name for name in names if _fold(name) not in _folded(known))
     raise ValueError(
@@ -167,7 +173,7 @@ def common(
     """One preparation for images of these heights, widths and greyness. Raises ValueError where sizes differ."""
     channels = 1 if all(grey for _, _, grey in heads) else 3
     if size is not None:
-        return Preparation(size, size, resize=size, channels=channels)
+        return Preparation(size, size, resize=size, channels=channels, seen=True)
     first = heads[0][:2]
     other = next((k for k, head in enumerate(heads) if head[:2] != first), None)
     if other is not None:
@@ -176,4 +182,4 @@ def common(
             f"{path}: images differ in size, {names[0]} is {sizes[0]}, {names[other]} is {sizes[1]}: say to which size "
             "they are resized (data.size), or name a network that says it"
         )
-    return Preparation(*first, channels=channels)
+    return Preparation(*first, channels=channels, seen=True)

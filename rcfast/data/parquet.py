@@ -17,7 +17,7 @@ from .folder import arranged, common, numbered
 from .images import Sources, decoded
 from .splits import Dataset, Split, Wanted
 
-PART = re.compile(r"(train|validation|valid|val|test)(?![a-z])")
+PART = re.compile(r"(?<![a-z])(train(?:ing)?|validation|valid|val|dev|test(?:ing)?)(?![a-z])")
 LABELS = ("label", "labels", "fine_label", "target", "class")
 SEEN = 64  # images whose size is looked at where no network says it
 
@@ -57,6 +57,8 @@ def load_parquet(path: Path, wanted: Wanted, preparation: Preparation | None) ->
         labels[part] = [value for values in read for value in values]
     names = _names(first.schema_arrow, label, labels, path)
     order, classes = numbered(names, wanted.classes, str(path))
+    if wanted.classes is None and not wanted.some_classes:
+        _check_all_there(path, label, names, labels.get("train", next(iter(labels.values()))))
     if preparation is None:
         heads = [
             head
@@ -84,7 +86,7 @@ def _part(table: Path, path: Path) -> str:
     found = PART.search(relative.lower())
     if found is None:
         return ""
-    return "validation" if found[1].startswith("val") else found[1]
+    return {"t": found[1].removesuffix("ing"), "v": "validation", "d": "validation"}[found[1][0]]
 
 
 def _columns(schema: Any, path: Path) -> tuple[str, str]:
@@ -98,7 +100,8 @@ def _columns(schema: Any, path: Path) -> tuple[str, str]:
 
     images = [field.name for field in schema if holds_images(field.type)]
     numbers = [field.name for field in schema if types.is_integer(field.type)]
-    labels = [name for name in LABELS if name in numbers][:1] or numbers
+    named = [name for name in LABELS if name in schema.names]
+    labels = [name for name in named if name in numbers][:1] or ([] if named else numbers)
     for what, found in (("images, as bytes or {bytes, path}", images), ("labels, as integers", labels)):
         if len(found) != 1:
             columns = ", ".join(f"{field.name}: {field.type}" for field in schema)
@@ -121,6 +124,15 @@ def _names(schema: Any, label: str, labels: dict[str, list[int]], path: Path) ->
     if count > len(names):
         raise ValueError(f"{path}: column {label} has the label {count - 1}, but {len(names)} names")
     return list(names)
+
+
+def _check_all_there(path: Path, label: str, names: Sequence[str], labels: Sequence[int]) -> None:
+    """Every label stands among the training examples, as in any other layout."""
+    lacking = sorted(set(range(len(names))) - set(labels))
+    if lacking:
+        raise ValueError(
+            f"{path}: no training image has the label {lacking[0]} of column {label} ({names[lacking[0]]!r})"
+        )
 
 
 def _heads(file: Any, column: str, path: Path) -> list[tuple[int, int, bool]]:

@@ -144,8 +144,8 @@ def divide(
 
 def some(what: str, split: Split, count: int, seed: int) -> Split:
     """So many examples of a split, drawn by the seed and in their order. Raises ValueError."""
-    if count > len(split):
-        raise ValueError(f"{what} must be at most {len(split)}, the examples that are there, got {count}")
+    if not 1 <= count <= len(split):
+        raise ValueError(f"{what} must lie in [1, {len(split)}], the examples that are there, got {count}")
     return split.take(torch.from_numpy(np.sort(shuffled(len(split), seed)[:count])))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,15 @@ from ..decoding import Preparation
 
 KINDS = ("torchvision", "timm", "hf")
 UNTRAINED = "none"
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+# What transformers' processors do that their files do not say: whether a size that is one number is the shorter side,
+# and whether the centre is cut out by default.
+PROCESSORS = {
+    **dict.fromkeys(("ViT", "Beit", "EfficientNet", "Pvt", "Segformer", "Siglip"), (False, False)),
+    **dict.fromkeys(("Bit", "CLIP", "MobileNetV1", "MobileNetV2"), (True, True)),
+    "DeiT": (False, True),
+    "ConvNext": (True, False),
+}
+CONVNEXT_CROP = 224 / 256  # of ConvNext below 384 pixels
 BY_NUMBER = dict(
     enumerate(("nearest", "lanczos", "bilinear", "bicubic"))
 )  # PIL's, as transformers writes them
@@ -125,8 +134,9 @@ def _timm_metadata(name: str, weights: str) -> Metadata:
         raise ValueError(f"timm has no network {name!r}" + (f": it has {', '.join(near)}, …" if near else ""))
     told = timm.data.resolve_data_config(pretrained_cfg=found.to_dict())
     channels, height, width = told["input_size"]
-    resize = int(min(height, width) / told["crop_pct"])
-    exact = (height, width) if told.get("crop_mode") == "squash" else resize
+    exact: int | tuple[int, int] = int(min(height, width) / told["crop_pct"])
+    if told.get("crop_mode") == "squash":
+        exact = int(height / told["crop_pct"]), int(width / told["crop_pct"])
     interpolation = told["interpolation"] if told["interpolation"] in BY_NUMBER.values() else "bicubic"
     return Metadata(
         f"timm:{name}",
@@ -168,24 +178,40 @@ def _hf_json(folder: str, name: str) -> dict[str, Any]:
 
 def _hf_metadata(folder: str, weights: str) -> Metadata:
     config, told = _hf_json(folder, "config.json"), _hf_json(folder, "preprocessor_config.json")
-    crop = told.get("crop_size") if told.get("do_center_crop") else None
-    size = told.get("size", 224)
-    height, width = _sides(crop if crop is not None else size)
+    called = told.get("image_processor_type") or told.get("feature_extractor_type") or "ViTImageProcessor"
+    kind = re.sub(r"(ImageProcessor(Fast|Pil)?|FeatureExtractor)$", "", called)
+    if kind not in PROCESSORS:
+        raise ValueError(
+            f"hf:{folder}: how {called} prepares images is not known here; known are {', '.join(PROCESSORS)}"
+        )
+    shortest, crops = PROCESSORS[kind]
+    size = told.get("size") or 224
+    if not isinstance(size, Mapping):
+        size = {"shortest_edge": size} if shortest else {"height": size, "width": size}
+    crop = told.get("crop_size") or 224 if told.get("do_center_crop", crops) else None
+    height, width = _sides(size if crop is None else crop)
     resize: int | tuple[int, int] = 0
     if told.get("do_resize", True):
-        shortest = size.get("shortest_edge") if isinstance(size, dict) else None
-        if shortest is not None and told.get("crop_pct") and crop is None and shortest < 384:  # ConvNeXT
-            height, width, shortest = shortest, shortest, int(shortest / told["crop_pct"])
-        resize = int(shortest) if shortest is not None else _sides(size)
+        edge = size.get("shortest_edge")
+        resize = _sides(size) if edge is None else int(edge)
+        if kind == "ConvNext" and edge is not None and edge >= 384:
+            resize = int(edge), int(edge)
+        elif kind == "ConvNext" and edge is not None:
+            resize = int(edge / (told.get("crop_pct") or CONVNEXT_CROP))
     channels = int(config.get("num_channels", 3))
     if told.get("rescale_offset"):
         raise ValueError(f"hf:{folder}: rescale_offset moves pixels in a way that is not known here")
-    usual = (IMAGENET_MEAN, IMAGENET_STD) if channels == 3 else ((0.5,) * channels, (0.5,) * channels)
-    mean, std = (
-        told.get(key, default) for key, default in zip(("image_mean", "image_std"), usual, strict=True)
+    normalises, again = (
+        told.get("do_normalize", True),
+        kind == "EfficientNet" and told.get("include_top", True),
     )
-    if not told.get("do_normalize", True):
-        mean, std = (0.0,) * channels, (1.0,) * channels
+    if (normalises or again) and not (told.get("image_mean") and told.get("image_std")):
+        raise ValueError(f"hf:{folder}: preprocessor_config.json must say image_mean and image_std")
+    mean, std = (0.0,) * channels, (1.0,) * channels
+    if normalises:
+        mean, std = tuple(told["image_mean"]), tuple(told["image_std"])
+    if again:  # EfficientNet's images are divided by the deviation once more
+        std = tuple(one * two for one, two in zip(std, told["image_std"], strict=True))
     # Pixels are divided by 255 here; where its own factor is another, mean and deviation are taken to that scale.
     scale = 255 * told.get("rescale_factor", 1 / 255) if told.get("do_rescale", True) else 255.0
     names = {int(k): v for k, v in config.get("id2label", {}).items()}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..decoding import Preparation
 from .libraries import KINDS, UNTRAINED, Metadata, library
 from .network import Normalize
 from .weights import classes_of, fill, read_weights
@@ -21,6 +23,23 @@ class Prepared(nn.Module):
         self.normalise = Normalize(metadata.mean, metadata.std)
         self.network = network
         self.metadata, self.architecture = metadata, architecture
+
+    def described(self) -> dict[str, Any]:
+        """What the weights and the architecture leave open, as JSON can say it."""
+        return {
+            "preparation": asdict(self.metadata.preparation),
+            "classes": list(self.metadata.classes),
+            "transform_input": bool(getattr(self.network, "transform_input", False)),
+        }
+
+    def take(self, described: Mapping[str, Any]) -> None:
+        """Be as a network was that said this of itself."""
+        told = dict(described["preparation"])
+        told["resize"] = tuple(told["resize"]) if isinstance(told["resize"], list) else told["resize"]
+        preparation, classes = Preparation(**told), tuple(described["classes"])
+        self.metadata = replace(self.metadata, preparation=preparation, classes=classes)
+        if hasattr(self.network, "transform_input"):
+            self.network.transform_input = described["transform_input"]
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.network(self.normalise(x))
@@ -47,7 +66,8 @@ def load(source: str, *, weights: str = "", num_classes: int | None = None, seed
     weights: "" for the source's own (torchvision and timm fetch them into their caches and check them, where they
     are not there yet; transformers reads its folder), "none" for random ones by `seed`, else a file: safetensors, or
     a PyTorch file, read with weights_only: a state dict, or one inside {"state_dict": …} or {"model": …}.
-    num_classes: of the network; default: the source's, or that of the file.
+    num_classes: of the network; default: the source's, or that of the file. Where timm or transformers have weights for
+        another number, their last layer is a new one, by `seed`.
 
     Raises ValueError for weights that do not fit, FileNotFoundError for a file that is not there, OSError where
     weights cannot be fetched.
@@ -63,10 +83,10 @@ def load(source: str, *, weights: str = "", num_classes: int | None = None, seed
             network = made.build(name, trained=False, num_classes=num_classes, file=weights)
             other = classes_of(tensors, network)
             if other is not None and num_classes is None:
+                num_classes = other
                 network = made.build(name, trained=False, num_classes=other, file=weights)
-                about = replace(about, classes=())
             fill(network, tensors, weights)
-    if weights == UNTRAINED:
+    if weights == UNTRAINED or num_classes not in (None, len(about.classes)):
         about = replace(about, classes=())
     architecture = {"name": source, "num_classes": num_classes, "seed": seed}
     return Prepared(network, about, architecture).eval()

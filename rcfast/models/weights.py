@@ -41,7 +41,7 @@ def read_weights(path: str) -> dict[str, Tensor]:
     ):  # of DataParallel, of torch.compile, of rcfast's own files
         if all(name.startswith(prefix) for name in tensors):
             tensors = {name.removeprefix(prefix): value for name, value in tensors.items()}
-    if any(name.startswith("network.") for name in tensors):  # saved from here
+    if all(name.startswith(("network.", "normalise.")) for name in tensors):  # saved from here
         tensors = {
             name.removeprefix("network."): value
             for name, value in tensors.items()

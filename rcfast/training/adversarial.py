@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -72,7 +73,10 @@ def fit_adversarial(
         )
         return loss, logits[: len(x)]
 
-    method = {"name": "fit_adversarial", "attack": repr(attack)}
+    method = {
+        "name": "fit_adversarial",
+        "attack": re.sub(r" at 0x[0-9a-f]+", "", repr(attack)),  # of a function, the same in every process
+    }
     run = Run(
         method=method, objective=objective, recipe=recipe, seed=seed, checkpoint=checkpoint, progress=progress
     )

@@ -69,6 +69,20 @@ def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: PathLike
         raise ValueError(f"{path}: its tensors do not fit this model ({error})") from error
 
 
+def architecture_of(model: nn.Module) -> dict[str, Any] | None:
+    """What `rcfast.models.build` makes such a network from; None for a network of one's own."""
+    own = getattr(model, "architecture", None)
+    name = own.get("name") if isinstance(own, Mapping) else None
+    known = isinstance(name, str) and (name in models.ARCHITECTURES or models.is_source(name))
+    return dict(own) if own is not None and known else None
+
+
+def described(model: nn.Module) -> dict[str, Any]:
+    """What a file says of a model beside its tensors."""
+    told = model.described() if isinstance(model, models.Prepared) else None
+    return {"architecture": architecture_of(model), "metadata": told}
+
+
 def save_model(model: nn.Module, path: PathLike, config: Mapping[str, Any] | None = None) -> None:
     """Write the model to one safetensors file, atomically; missing folders are made.
 
@@ -77,11 +91,7 @@ def save_model(model: nn.Module, path: PathLike, config: Mapping[str, Any] | Non
 
     Raises TypeError where `config` is not JSON.
     """
-    description = {
-        "kind": "model",
-        "architecture": getattr(model, "architecture", None),
-        "config": dict(config or {}),
-    }
+    description = {"kind": "model", **described(model), "config": dict(config or {})}
     write_tensors(path, with_prefix("model", model.state_dict()), description)
 
 
@@ -107,5 +117,7 @@ def load_model(
         if description["architecture"] is None:
             raise ValueError(f"{path}: holds a network that is not of rcfast.models; give it as `model`")
         model = models.build(**description["architecture"])
+        if isinstance(model, models.Prepared) and description.get("metadata"):
+            model.take(description["metadata"])
     load_weights(model, tensors, path)
     return model.to(device).eval(), description["config"]

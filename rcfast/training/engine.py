@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 import os
 import time
@@ -20,7 +21,15 @@ from ..data import Split
 from ..regions import Region, sample
 from ..running import Plain, device_of, mode, plain
 from .accuracy import evaluate
-from .checkpoints import below_prefix, load_weights, read_tensors, with_prefix, write_tensors
+from .checkpoints import (
+    architecture_of,
+    below_prefix,
+    described,
+    load_weights,
+    read_tensors,
+    with_prefix,
+    write_tensors,
+)
 from .checks import check_model, check_run, check_split
 from .recipe import Recipe
 
@@ -245,12 +254,13 @@ def _configuration(model: nn.Module, data: Split, run: Run, targets: Tensor | No
         "recipe": asdict(run.recipe),
         "seed": run.seed,
         "data": data.fingerprint,
-        "architecture": getattr(model, "architecture", None),
+        "architecture": architecture_of(model),
         "tensors": hashlib.sha256(str(shapes).encode()).hexdigest(),
     }
     if targets is not None:
         config["targets"] = hashlib.sha256(targets.detach().cpu().contiguous().numpy().data).hexdigest()
-    return config
+    plain: dict[str, Any] = json.loads(json.dumps(config))  # as a checkpoint holds it
+    return plain
 
 
 def _save(
@@ -262,7 +272,7 @@ def _save(
             tensors |= with_prefix(f"optimizer/{index}", state)
     description = {
         "kind": "training",
-        "architecture": config["architecture"],
+        **described(loop.model),
         "config": config,
         "epoch": len(history),
         "history": history,

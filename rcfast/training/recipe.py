@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from rcfast.hardware import automatic_dtype
+from rcfast.training.checkpoints import architecture_of
 
 Precision = Literal["auto", "float32", "bfloat16"]
 
@@ -105,5 +106,5 @@ def recipe_for(model: nn.Module, **settings: Any) -> Recipe:
     unknown = sorted(set(settings) - known)
     if unknown:
         raise TypeError(f"unknown setting {unknown[0]!r}: expected one of {', '.join(sorted(known))}")
-    architecture = getattr(model, "architecture", {})
+    architecture = architecture_of(model) or {}
     return replace(RECIPES.get(architecture.get("name", ""), Recipe()), **settings)

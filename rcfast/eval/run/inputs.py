@@ -54,6 +54,8 @@ def load_data(config: Config, given: nn.Module | None = None, *, progress: bool 
     try:
         about = models.metadata(source, config.model.weights) if models.is_source(source) else None
         classes = given.metadata.classes if isinstance(given, models.Prepared) else ()
+        if about is None and isinstance(given, models.Prepared):  # a file of ours
+            about = given.metadata
         loaded = data.load(
             own.name,
             own.root or None,
