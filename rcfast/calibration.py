@@ -75,7 +75,8 @@ def learn_length(
 
     The model's accuracy is measured in the same precision as the votes: it is theirs at r = 0. ``dtype="auto"`` is one
     precision for all sizes, float32 where bfloat16 would be too coarse for the smallest: a search in steps of 0.01. If
-    ``r0`` > 0 does not hold, r is 0.0, where it holds by definition, and a RuntimeWarning says so.
+    ``r0`` > 0 does not hold, r is 0.0, where it holds by definition, and a RuntimeWarning says so. It is
+    the model's own answer to the example, of ``rcfast.Decoded`` too, whose region of the size 0 is what is decoded.
 
     Raises TypeError or ValueError, naming the argument and the value.
     """

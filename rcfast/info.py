@@ -40,7 +40,7 @@ def environment() -> dict[str, Any]:
     """Versions, processor, instruction set, CUDA build and devices, as JSON-able facts for result files."""
     try:
         native = ops.build_info()
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
         native = {"error": str(error)}
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {

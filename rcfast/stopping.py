@@ -106,7 +106,9 @@ def sequential(
     votes = opening.sum(-1) if opened is None else unit * opened
     share = opening.gather(-1, leader)[..., 0].to(torch.float64) / votes
     q = (1 - ANY_LABEL) * share + ANY_LABEL / (counts.shape[-1] - 1)
-    return (a > b) & (q.log() + log_wealth(a / unit - 1, b / unit) >= -math.log(alpha))
+    return (a > b) & (
+        q.log() + log_wealth(a.to(torch.float64) / unit - 1, b.to(torch.float64) / unit) >= -math.log(alpha)
+    )
 
 
 def unanimous_length(num_classes: int, alpha: float) -> int:

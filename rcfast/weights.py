@@ -94,7 +94,8 @@ def nearness(points: Tensor, x: Tensor, region: Region) -> Tensor:
     distance = torch.empty(points.shape[:2], dtype=torch.float32, device=points.device)
     ops.distance_(distance, points, x.to(torch.float32).contiguous())
     reach = torch.as_tensor(region.reach(x[0].numel()), dtype=torch.float32, device=points.device)
-    share = torch.where(distance > 0, distance / reach.view(-1, 1), 0)
+    reach = reach.view(-1, 1)  # 0 where the region is the example itself, up to rounding
+    share = torch.where((distance > 0) & (reach > 0), distance / reach, 0)
     return ((1 - share).clamp(0, 1) * UNITS).to(torch.int32)
 
 

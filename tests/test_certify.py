@@ -100,6 +100,24 @@ def test_two_sides_help_where_the_other_votes_are_spread():
     assert (two.radius > one.radius + 0.02).all()
 
 
+def test_a_question_of_radius_with_two_sides_is_not_given_up_early():
+    def spread(x):
+        first, rest = x.flatten(1)[:, 0], x.flatten(1)[:, 1]
+        return torch.nn.functional.one_hot(
+            torch.where(first > 0.5, 0, 1 + (rest * 1000).long() % 9), 10
+        ).float()
+
+    found = certify(spread, at(0.5), region=CLAMPED, n=20_000, sides=2, radius=0.08)
+    assert found.radius.item() >= 0.08
+    assert found.samples.item() < 20_000
+
+
+@pytest.mark.parametrize("name", ["m", "stop", "weights"])
+def test_arguments_of_a_vote_are_not_swallowed(name):
+    with pytest.raises(TypeError, match=f"certify has no {name}"):
+        certify(half_space, at(0.6), region=CLAMPED, **{name: "count"})
+
+
 @pytest.mark.parametrize(
     ("region", "norm", "known"),
     [

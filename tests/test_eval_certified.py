@@ -146,6 +146,7 @@ def test_nothing_is_certified_unless_asked_for(tmp_path: Path) -> None:
         ('certify.regions=["cone:0.1"]', "certify.regions must be KIND:SIZE"),
         ('certify.regions=["cube:-0.1"]', "certify.regions must be KIND:SIZE"),
         ('certify.regions=["cube"]', "certify.regions must be KIND:SIZE"),
+        ('certify.regions=["cube:inf"]', "certify.regions must be KIND:SIZE"),
         ("certify.n=10", "certify.n must be at least certify.n0 = 20, got 10"),
         ("certify.alpha=0.0", "certify.alpha must lie in"),
         ("certify.train={epoch=1}", "certify.train: unknown setting 'epoch'"),

@@ -8,9 +8,10 @@ import torch
 from ordinary import inputs, linear
 from torch import Tensor, nn
 
-from rcfast import RegionClassifier, engine, ops
+from rcfast import RegionClassifier, engine, ops, stopping
 from rcfast.fused import fused
 from rcfast.graphs import Replays
+from rcfast.ops import UNITS
 from rcfast.running import eager
 from rcfast.running.modules import mode, unseen_in_training
 
@@ -127,6 +128,31 @@ def test_the_default_dtype_of_torch_is_nobodys_business() -> None:
     finally:
         torch.set_default_dtype(torch.float32)
     assert torch.equal(again.counts, usual.counts)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_weighted_votes_are_judged_in_float64(dtype: torch.dtype) -> None:
+    counts, opened = torch.tensor([[999, 801]]), torch.tensor([[7, 5]])
+    alphas = torch.logspace(-8, -0.5, 200).tolist()
+    expected = [bool(stopping.sequential(counts, opened, alpha)) for alpha in alphas]
+    assert 0 < sum(expected) < len(expected)
+    torch.set_default_dtype(dtype)
+    try:
+        found = [
+            bool(stopping.sequential(counts * UNITS, opened * UNITS, alpha, unit=UNITS, opened=12))
+            for alpha in alphas
+        ]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert found == expected
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_a_region_of_no_size_casts_whole_votes(dtype: torch.dtype | None) -> None:
+    model, x = linear(), inputs()
+    x[0, 0] = 1 + 5e-7  # rounding, which is accepted and clamped
+    vote = RegionClassifier(model, 0.0, m=4, stop=None, weights="distance", dtype=dtype).vote(x)
+    assert torch.equal(vote.counts.sum(1), torch.full((len(x),), 4.0, dtype=vote.counts.dtype))
 
 
 @pytest.mark.parametrize("shape", [(6,), (1, 2, 3)])

@@ -24,20 +24,19 @@ std::vector<const KernelTable*> usable() {
     return tables;
 }
 
-const KernelTable* find(const std::string& name) {
+const KernelTable* find(const std::string& name, const std::string& what) {
     std::string names;
     for (const KernelTable* table : usable()) {
         if (name == table->name) return table;
         names += std::string(names.empty() ? "" : ", ") + table->name;
     }
-    throw std::invalid_argument("instruction set must be one of " + names + " on this machine, got '" + name +
-                                "'");
+    throw std::invalid_argument(what + " must be one of " + names + " on this machine, got '" + name + "'");
 }
 
 std::atomic<const KernelTable*>& current() {
     static std::atomic<const KernelTable*> table{[] {
         const char* wish = std::getenv("RCFAST_CPU");
-        return wish && *wish ? find(wish) : usable().front();
+        return wish && *wish ? find(wish, "RCFAST_CPU") : usable().front();
     }()};
     return table;
 }
@@ -52,7 +51,7 @@ std::vector<std::string> instruction_sets() {
 
 std::string instruction_set() { return current().load()->name; }
 
-void use_instruction_set(const std::string& name) { current() = find(name); }
+void use_instruction_set(const std::string& name) { current() = find(name, "instruction set"); }
 
 const KernelTable& kernels_in_use() { return *current().load(); }
 

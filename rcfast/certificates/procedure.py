@@ -137,6 +137,11 @@ def certify(
     """
     from ..classifier import RegionClassifier
 
+    for name in ("m", "stop", "weights"):
+        if name in classifier:
+            raise TypeError(
+                f"certify has no {name}: n and n0 say how many points are drawn, got {name} = {classifier[name]!r}"
+            )
     question = Question(n, n0, alpha, radius, gain, sides, norm)
     return answer(RegionClassifier(model, _sampled(region, grid), **classifier), x, question, example_ids)
 
@@ -163,7 +168,7 @@ def answer(
         ids = None if example_ids is None else example_ids[some]
         part = classifier
         if isinstance(region.size, Tensor) and len(some) < len(x):
-            part = another(classifier, region=region.take(some), sharing=classifier.sharing)
+            part = another(classifier, region=region.to(x.device).take(some), sharing=classifier.sharing)
         fresh = part.tally(x[some], first, question.n0 + last, example_ids=ids)
         counts = counts + fresh.cpu().numpy().astype(np.int64)
         samples[active], first = last, question.n0 + last
@@ -211,9 +216,13 @@ def _done(
     possible = rule(*question.shares(best, label, question.n))
     done = possible <= 0
     if question.radius is not None:
-        most = 1 - bounds.anytime(t - counts[np.arange(len(counts)), label], t, question.alpha)
         needed = question.radius
-        done |= (present >= needed) | (possible < needed) | (rule(most, 1 - most) < needed)
+        done |= (present >= needed) | (possible < needed)
+        if (
+            question.sides == 1
+        ):  # else the runner-up's share is its own, and may be far below what the label leaves
+            most = 1 - bounds.anytime(t - counts[np.arange(len(counts)), label], t, question.alpha)
+            done |= rule(most, 1 - most) < needed
     if question.gain is not None:
         done |= possible <= (1 + question.gain) * present
     return done

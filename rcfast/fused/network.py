@@ -42,6 +42,7 @@ class Fused(nn.Module):
         self.parts = [part for part in own if isinstance(part, FusedConv)]
         children = [(module, *module._modules.items()) for module in model.modules()]
         self.form = [children, list(map(type, own)), list(self._twins), [part.form for part in self.parts]]
+        self.training = False  # its modules are the model's, and stay as these are
 
     def refresh(self) -> bool:
         """Take over today's weights; False where the model has become another, and this is of no use any more."""

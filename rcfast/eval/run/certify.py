@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -44,7 +45,7 @@ def parse(spec: str) -> tuple[str, float | None]:
     kind, colon, size = spec.partition(":")
     try:
         found = None if size == "r" else float(size)
-        if kind in KINDS and colon and (found is None or found > 0):
+        if kind in KINDS and colon and (found is None or 0 < found < math.inf):
             return kind, found
     except ValueError:
         pass
@@ -57,7 +58,11 @@ def parse(spec: str) -> tuple[str, float | None]:
 def region(ctx: Context, spec: str) -> regions.Region:
     """Return the region of a spec. Raises Missing where r is not known yet."""
     kind, size = parse(spec)
-    return KINDS[kind](length(ctx) if size is None else size)
+    try:
+        return KINDS[kind](length(ctx) if size is None else size)
+    except ValueError as error:
+        own = f" with r = {length(ctx):g}" if size is None else ""
+        raise ConfigError(f"certify.regions: {spec}{own}: {error}") from error
 
 
 def _needs_size(spec: str) -> Iterator[Unit]:
