@@ -276,6 +276,7 @@ def make(
                 "parameter": parameter,
                 "labels": list(range(min(num_classes, 10))),
                 "judge": "point" if name == "figure1" else "region",
+                "all_tried": True,
             }
     return results  # type: ignore[return-value]
 
@@ -395,4 +396,4 @@ def _grid(path: Path, count: int, shape: tuple[int, ...], *, full: bool) -> None
         if full
         else (rng.random((count, count)) < 0.8) | np.eye(count, dtype=bool)
     )
-    np.savez_compressed(path, images=images, shown=shown)
+    np.savez_compressed(path, images=images, shown=shown, tried=np.ones_like(shown))

@@ -218,6 +218,70 @@ def test_files_that_are_no_files(exported: Path, monkeypatch: pytest.MonkeyPatch
     assert "--import text.npz: cannot be read without running code" in capsys.readouterr().err
 
 
+def test_checks_of_a_run_with_examples_of_others(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(exported)
+    made = peer(exported)
+    np.savez("theirs.npz", adversarial=made["adversarial"].numpy(), index=made["index"].numpy())
+    words = ("--set", "checks.examples=0", "--import", "theirs.npz@region:Linf")
+    assert run("--only", "table3,imported,checks", *words) == cli.DONE
+    shown = (exported / "out" / "report.html").read_text()
+    assert "here by transfer" not in shown  # the only column of such a mark is theirs
+    assert "what was made against the vote itself" in shown
+
+
+def test_files_of_one_name_are_told_apart(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = peer(exported)
+    for folder, eps in (("far", 0.3), ("near", 0.001)):
+        (exported / folder).mkdir()
+        np.savez(
+            exported / folder / "adv.npz",
+            adversarial=peer(exported, eps)["adversarial"].numpy(),
+            index=made["index"].numpy(),
+        )
+    rows = imported(exported, monkeypatch, "far/adv.npz:Linf", "near/adv.npz:Linf")
+    rates = {row["attack"]: row["success"] for row in rows if row["defence"] == "point"}
+    assert rates["far/adv"] > rates["near/adv"]
+    worst = json.loads((exported / "out" / "results.json").read_text())["worst"]
+    assert {row["defence"]: row["attacks"] for row in worst} == {"point": 2, "region": 2}
+    rows = imported(exported, monkeypatch, "far/adv.npz:Linf", "far/adv.npz@region:Linf")
+    assert {row["attack"] for row in rows} == {"far/adv@point", "far/adv@region"}
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        (("ours.npz@regoin",), "--import ours.npz@regoin: the run has point, region"),
+        (("ours.npz@user",), "--import ours.npz@user: the run has point, region"),
+        (("ours.npz", "ours.npz:L2"), "--import ours.npz: given twice"),
+    ],
+)
+def test_imports_that_mean_nothing(
+    exported: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any, files: tuple[str, ...], message: str
+) -> None:
+    monkeypatch.chdir(exported)
+    made = peer(exported)
+    np.savez("ours.npz", adversarial=made["adversarial"].numpy(), index=made["index"].numpy())
+    words = [word for file in files for word in ("--import", file)]
+    assert run("--only", "imported", *words) == cli.BAD_ARGUMENTS
+    assert message in capsys.readouterr().err
+
+
+def test_the_user_s_defence_as_user(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (exported / "mine.py").write_text(
+        "class Mine:\n    name = 'my-own'\n    def __init__(self, model):\n        self.model = model\n"
+        "    def label(self, x):\n        return self.model(x).argmax(1)\n"
+        "def make(model, dataset):\n    return Mine(model)\n"
+    )
+    monkeypatch.syspath_prepend(str(exported))
+    monkeypatch.chdir(exported)
+    made = peer(exported)
+    np.savez("theirs.npz", adversarial=made["adversarial"].numpy(), index=made["index"].numpy())
+    words = ("--defence", "mine:make", "--import", "theirs.npz@user:Linf")
+    assert run("--only", "table3,imported", *words) == cli.DONE
+    rows = json.loads((exported / "out" / "results.json").read_text())["attacks"]
+    assert {row["defence"] for row in rows if row["group"] == "imported"} == {"my-own"}
+
+
 def test_whose_examples_and_which_norm() -> None:
     assert Source.parse("a/b.npz") == Source(Path("a/b.npz"), "point", None)
     assert Source.parse("b.pt@region:Linf") == Source(Path("b.pt"), "region", float("inf"))

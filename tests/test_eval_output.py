@@ -381,13 +381,15 @@ def test_figure_data_holds_the_measurements(drawn: tuple[Results, Path]) -> None
 def test_grid_data_is_the_noise_against_the_diagonal(tmp_path: Path) -> None:
     images = np.zeros((2, 2, 1, 3, 3), np.float32)
     images[0, 1, 0, 1, 1], images[0, 1, 0, 0, 0] = 0.5, 0.25
-    np.savez(tmp_path / "grid-1.npz", images=images, shown=np.array([[True, True], [False, True]]))
+    shown = np.array([[True, True], [False, True]])
+    np.savez(tmp_path / "grid-1.npz", images=images, shown=shown, tried=np.ones((2, 2), bool))
     grid: Any = {
         "file": "grid-1.npz",
         "attack": "T-CW-L2",
         "parameter": 0.0,
         "labels": [3, 7],
         "judge": "point",
+        "all_tried": True,
     }
     rows = drawing.build({**make(), "grids": {"figure1": grid}}, tmp_path)["figure1"].records
     assert [(r["true_label"], r["target"], r["shown"]) for r in rows] == [

@@ -42,6 +42,30 @@ def told(
     return list(cautions(results, drawn=drawn, networks=networks))
 
 
+@pytest.mark.parametrize(
+    ("shown", "seeds", "drawn", "said"),
+    [
+        ({"worst": [{}]}, [0], FEW, ["one vote seed alone"]),
+        ({"worst": [{}]}, [0, 1], FEW, []),
+        ({"worst": [{}]}, [0, 1], 5, ["few examples: with 5 examples"]),
+        ({"vote_attacks": [{}]}, [0], FEW, []),  # judged by seeds of its own
+        ({"vote_attacks": [{}]}, [0], 5, ["few examples: with 5 examples"]),
+        ({"compared": [{}]}, [0], FEW, ["one vote seed alone"]),
+        ({}, [0], 5, []),
+    ],
+)
+def test_warnings_without_a_table_of_attacks(
+    shown: dict[str, Any], seeds: list[int], drawn: int, said: list[str]
+) -> None:
+    config = build("quick", settings=[f"vote.seeds={seeds}"]).as_dict()
+    results: Any = {"config": config, "attacks": [], "defences": ["point", "region"], **shown}
+    if "compared" in shown:
+        results["defences"] = ["point"]
+    found = list(cautions(results, drawn=drawn, networks=("point",)))
+    assert len(found) == len(said)
+    assert all(text.startswith(start) for text, start in zip(found, said, strict=True))
+
+
 NETWORKS = ("point", "distillation", "mine")
 NEVER = "never successful on the undefended network, so that the rows say nothing: "
 SELDOM = "successful on the undefended network in less than half of the cases: "

@@ -21,7 +21,7 @@ from rcfast.eval.run.attack import NetworkAttack
 from rcfast.eval.run.begun import begin
 from rcfast.eval.run.config import Config
 from rcfast.eval.run.context import Context
-from rcfast.eval.run.examples import examples
+from rcfast.eval.run.examples import DrawnExamples, examples
 from rcfast.eval.run.inputs import find_device, load_data, resolved
 from rcfast.eval.run.judges import judges
 from rcfast.eval.run.labels import AdversarialLabels
@@ -105,7 +105,7 @@ def plan(ctx: Context, chosen: Sequence[Output]) -> list[Unit]:
 
 def trained_first(ctx: Context, units: Sequence[Unit]) -> list[Unit]:
     """Return the training that others of the units build on: which examples are drawn is known after it."""
-    needed = {need for unit in units for need in unit.needs(ctx)}
+    needed = {DrawnExamples(), *(need for unit in units for need in unit.needs(ctx))}
     return [unit for unit in units if unit.stage == STAGES[0] and unit in needed]
 
 
@@ -179,6 +179,11 @@ def collect(ctx: Context, chosen: Sequence[Output], units: Sequence[Unit]) -> Re
     drawn = examples(ctx).drawn if attacked else 0
     if attacked and drawn < ctx.config.protocol.examples:
         ctx.warn(f"only {drawn} of {ctx.config.protocol.examples} examples are classified correctly")
+    if DrawnExamples() in units and not ctx.part(DrawnExamples()).info.get("repeats", True):
+        ctx.warn(
+            "the undefended network answers differently each time it is given the same input: what it says, and what "
+            "attacks find on it, varies from run to run"
+        )
     # Said in the summary at the end and in the report.
     results["warnings"] = [*ctx.warnings, *cautions(results, drawn=drawn, networks=attacked)]
     return results

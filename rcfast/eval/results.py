@@ -255,6 +255,7 @@ class Grid(TypedDict):
     parameter: float | None
     labels: list[int]  # the K labels of rows and columns
     judge: str  # the defence whose label decides what is shown
+    all_tried: bool  # whether every label was tried as the target of every other one
 
 
 class StageTime(TypedDict):

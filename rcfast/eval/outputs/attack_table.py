@@ -99,7 +99,7 @@ class AttackTable(Output):
         header += ("Paper noise", "Difference", "Agrees") if published else ()
         rows = [_texts(readings, header) for readings in _by_cell(records)]
         note = f"{NOTE} {published_note(dataset)}"
-        matrix = _matrix(results, records)
+        matrix = _matrix(results, records, transferred=self.group != "imported")
         return Table(self.name, self.title, note, records, header, rows, named=2, matrix=matrix)
 
     def findings(self, results: Results) -> Iterator[Finding]:
@@ -174,7 +174,8 @@ def _texts(readings: dict[str, Record], header: tuple[str, ...]) -> tuple[str, .
     return row
 
 
-def _matrix(results: Results, records: list[Record]) -> Matrix:
+def _matrix(results: Results, records: list[Record], *, transferred: bool) -> Matrix:
+    """transferred: what the region-based classifier is shown without -V was made for the network."""
     dataset = results["dataset"]["name"]
     cells = {(r["unseen"]["attack"], r["unseen"]["defence"]): r for r in _by_cell(records)}
     shown = [d for d in defences(results) if any(r["defence"] == d for r in records)]
@@ -185,7 +186,7 @@ def _matrix(results: Results, records: list[Record]) -> Matrix:
         of = f"{NORMS[own[0]['norm']]}" + (f" · n = {own[0]['n']:,}" if same else "")
         row = [_cell(cells.get((attack, d)), not same, dataset) for d in shown]
         rows.append(((attack_label(attack), of), row))
-    marks = [_mark(results, d, records) for d in shown]
+    marks = [_mark(results, d, records) if transferred else "" for d in shown]
     return Matrix([("Attack", ""), *zip(map(label, shown), marks, strict=True)], rows)
 
 

@@ -16,13 +16,11 @@ def cautions(results: Results, *, drawn: int, networks: Collection[str]) -> Iter
     """
     yield from _attacks(results)
     yield from _length(results)
-    if results["attacks"] and drawn < FEW:
+    shown = results["attacks"] or results.get("worst")
+    if (shown or results.get("vote_attacks") or results.get("compared")) and drawn < FEW:
         yield f"few examples: {power(drawn, len(select(results, TABLES, defence='point')))}"
-    if (
-        "region" in results.get("defences", ())
-        and results["attacks"]
-        and len(results["config"]["vote"]["seeds"]) < 2
-    ):
+    judged = ("region" in results.get("defences", ()) and shown) or results.get("compared")
+    if judged and len(results["config"]["vote"]["seeds"]) < 2:
         yield "one vote seed alone: candidates are chosen by the votes that judge them, see vote.seeds"
     attacks = results["config"]["attacks"]
     limited = [n for n in networks if (n if n in TRAINED else "user") not in attacks["confidence_models"]]
@@ -61,7 +59,8 @@ def _length(results: Results) -> Iterator[str]:
         if "region" in results["config"]["defences"]:
             yield "r is 0: the region-based classifier is the undefended network"
     elif results["length"]["learnt"] and r > search["r_max"] - search["step"] + 1e-9:
+        allowed = f" beyond length.tolerance = {search['tolerance']:g}" if search["tolerance"] else ""
         yield (
-            f"accuracy was lost at no length that was tried: r = {r:g} is where the search ends "
+            f"accuracy was lost{allowed} at no length that was tried: r = {r:g} is where the search ends "
             f"(length.r_max = {search['r_max']:g})"
         )

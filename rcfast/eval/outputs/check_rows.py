@@ -148,6 +148,8 @@ def _least(ctx: Context, own: Measured, made: Sequence[Attempt], norm: str) -> n
 
 def _black_box(ctx: Context, case: Case) -> bool:
     """Whether an attack is shown no gradient: one of another library that sees votes alone."""
+    if case.attack not in ctx.config.attacks.vote or ":" not in case.attack:
+        return False  # ours, or one of which the run knows the examples alone
     made = attack.make(ctx.config, case)
     return isinstance(made, External) and not made.points
 

@@ -1,6 +1,7 @@
 """What Figures 6 and 7 share: success and noise of CW-L2 against its confidence k."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -29,7 +30,10 @@ class ConfidenceCurves(Output):
 
     def needs(self, ctx: Context) -> Iterable[Unit]:
         for network in networks(ctx):
-            yield from attack_rows.labelled(ctx, attack_rows.confident(ctx, network))
+            cases = attack_rows.confident(ctx, network)
+            yield from attack_rows.labelled(ctx, cases)
+            twins = [replace(case, network="point") for case in cases]  # which they are compared with
+            yield from attack_rows.labelled(ctx, [case for case in twins if case in attack_rows.known(ctx)])
 
     def measure(self, ctx: Context) -> Mapping[str, Any]:
         any_label = self.any_label

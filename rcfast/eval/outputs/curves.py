@@ -12,6 +12,7 @@ from rcfast.eval.outputs.outcomes import attempts
 from rcfast.eval.outputs.plot import SIZE, Panel, Plot, on_axes
 from rcfast.eval.outputs.records import NORMS, rounded
 from rcfast.eval.outputs.table import Record
+from rcfast.eval.outputs.worst import OUTPUT as WORST
 from rcfast.eval.outputs.worst import AllAttacks, all_labels
 from rcfast.eval.results import Results, SecurityCurve
 from rcfast.eval.run import protocol
@@ -50,7 +51,8 @@ class Curves(AllAttacks):
                     "rate": (noise[..., None] <= at).mean((0, 1, 2)).tolist(),
                 }
             )
-        return {"curves": found}
+        envelopes = {} if WORST.name in ctx.outputs else WORST.measure(ctx)  # which the figure shows
+        return {"curves": found, **envelopes}
 
     def build(self, results: Results, folder: Path) -> Plot | None:
         worst = results.get("worst", ())

@@ -86,6 +86,16 @@ class LabelHistograms(Unit):
         return counts.cpu().numpy().astype(np.int64)
 
 
+def _wanted(ctx: Context) -> bool:
+    """Whether there are attacks to show."""
+    return any(name in ctx.config.attacks.names for name in ATTACKS)
+
+
+def _there(ctx: Context) -> bool:
+    """Whether there is an example of one of the labels of a grid."""
+    return bool((examples(ctx).grid >= 0).any())
+
+
 def _row(ctx: Context) -> int:
     return next(int(row) for row in examples(ctx).grid if row >= 0)
 
@@ -105,9 +115,14 @@ class Figure2(Output):
     )
 
     def needs(self, ctx: Context) -> Iterable[Unit]:
-        yield LabelHistograms()
+        if _wanted(ctx):
+            yield DrawnExamples()
+            if _there(ctx):
+                yield LabelHistograms()
 
     def measure(self, ctx: Context) -> Mapping[str, Any]:
+        if not (_wanted(ctx) and _there(ctx)):
+            return {}
         unit = LabelHistograms()
         info, found = ctx.part(unit).info, ctx.arrays(unit)
         targets = examples(ctx).targets[info["row"]]

@@ -23,8 +23,12 @@ class Figure4(Output):
     title = "Accuracy against the length r"
     reading = (
         "The vote's accuracy on benign validation examples as the region grows. A learnt r is the last "
-        "length before the curve falls below the dashed line of the network itself."
+        "length before the curve falls below the dashed line of the network itself"
     )
+
+    def read(self, results: Results) -> str:
+        tolerance = results["config"]["length"]["tolerance"]
+        return f"{self.reading} by more than {100 * tolerance:g} points." if tolerance else f"{self.reading}."
 
     def needs(self, ctx: Context) -> Iterable[Unit]:
         yield FurtherLengths()

@@ -19,7 +19,7 @@ from rcfast.eval.run import attack
 from rcfast.eval.run.attack import Adversarial, Case
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Measured
-from rcfast.eval.run.examples import examples
+from rcfast.eval.run.examples import DrawnExamples, examples
 from rcfast.eval.run.judges import judges
 from rcfast.eval.run.labels import AdversarialLabels
 from rcfast.eval.run.store import write_atomic
@@ -38,14 +38,15 @@ class ImageGrid(Output):
 
     def needs(self, ctx: Context) -> Iterable[Unit]:
         for own in self._judges(ctx):
+            yield DrawnExamples()
             yield from self._labels(ctx, own)
 
     def measure(self, ctx: Context) -> Mapping[str, Any]:
         for own in self._judges(ctx):
             case, alpha, parameter = self.case(ctx)
-            images, shown = self._images(ctx, own)
+            images, shown, tried = self._images(ctx, own)
             buffer, file = io.BytesIO(), f"grid-{self.name}.npz"
-            np.savez_compressed(buffer, images=images, shown=shown)
+            np.savez_compressed(buffer, images=images, shown=shown, tried=tried)
             write_atomic(ctx.out / file, buffer.getvalue())
             described: Grid = {
                 "file": file,
@@ -53,6 +54,7 @@ class ImageGrid(Output):
                 "parameter": parameter,
                 "labels": list(range(len(examples(ctx).grid))),
                 "judge": own.name,
+                "all_tried": bool(tried.all()),
             }
             return {"grids": {self.name: described}}
         return {}
@@ -66,16 +68,20 @@ class ImageGrid(Output):
         if grid is None or not (folder / grid["file"]).is_file():
             return None
         with np.load(folder / grid["file"], allow_pickle=False) as arrays:
-            images, shown = arrays["images"], arrays["shown"].astype(bool)
+            images, shown, tried = (
+                arrays["images"],
+                arrays["shown"].astype(bool),
+                arrays["tried"].astype(bool),
+            )
         labels = list(grid["labels"])
-        draw = on_axes(mosaics.image_grid, images, shown, labels)
+        draw = on_axes(mosaics.image_grid, images, shown, labels, tried & ~shown)
         head = {
             "images": grid["file"],
             "attack": grid["attack"],
             "parameter": grid["parameter"],
             "judge": grid["judge"],
         }
-        records = _records(images, shown, labels)
+        records = _records(images, shown, tried, labels)
         return Plot(self.name, self.title, records, [Panel(draw, (5.4, 5.4))], head, square=True)
 
     def read(self, results: Results) -> str:
@@ -83,7 +89,12 @@ class ImageGrid(Output):
         said = attack_label(grid["attack"])
         if grid["parameter"] is not None:
             said += f" at {self.sign} = {number(grid['parameter'])}"
-        return f"{said}. {self.reading}"
+        blank = (
+            ""
+            if grid["all_tried"]
+            else " What is blank was not tried, or no example of that label was there."
+        )
+        return f"{said}. {self.reading}{blank}"
 
     def _judges(self, ctx: Context) -> list[Measured]:
         """The one defence that decides, where the run has it and the attack."""
@@ -103,16 +114,16 @@ class ImageGrid(Output):
         for part in self.made(ctx, case):
             yield AdversarialLabels(own.name, own.seeds[0], part, alpha)
 
-    def _images(self, ctx: Context, own: Measured) -> tuple[np.ndarray, np.ndarray]:
-        """Return images [K,K,C,H,W] and shown [K,K]: benign on the diagonal, else what fools the judge."""
+    def _images(self, ctx: Context, own: Measured) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Return images [K,K,C,H,W], shown and tried [K,K]: benign on the diagonal, else what fools the judge."""
         found = examples(ctx)
         count = len(found.grid)
         images = np.zeros((count, count, *ctx.dataset.shape), np.float32)
-        shown = np.zeros((count, count), bool)
+        shown, tried = np.zeros((2, count, count), bool)
         for label, row in enumerate(found.grid):
             if row >= 0:
                 images[label, label] = found.x[row].cpu().numpy()
-                shown[label, label] = True
+                shown[label, label] = tried[label, label] = True
         for unit in self._labels(ctx, own):
             arrays = ctx.arrays(unit.made)
             said = ctx.arrays(unit)["said"].reshape(arrays["success"].shape)
@@ -123,12 +134,13 @@ class ImageGrid(Output):
                 for column, target in enumerate(found.targets[row]):
                     if target < count:
                         made = torch.from_numpy(arrays["adversarial"][at, column])
+                        tried[label, target] = True
                         images[label, target] = attack.adapted(clean, made, unit.alpha).numpy()
                         shown[label, target] = arrays["success"][at, column] and said[at, column] == target
-        return images, shown
+        return images, shown, tried
 
 
-def _records(images: np.ndarray, shown: np.ndarray, labels: list[int]) -> list[Record]:
+def _records(images: np.ndarray, shown: np.ndarray, tried: np.ndarray, labels: list[int]) -> list[Record]:
     """The noise of every image in three norms."""
     records: list[Record] = []
     for i, true in enumerate(labels):
@@ -141,5 +153,6 @@ def _records(images: np.ndarray, shown: np.ndarray, labels: list[int]) -> list[R
                 "linf": np.abs(delta).max(),
             }
             noise = {f"noise_{k}": rounded(float(v)) if seen else None for k, v in norms.items()}
-            records.append({"true_label": true, "target": target, "shown": bool(shown[i, j]), **noise})
+            said = {"shown": bool(shown[i, j]), "tried": bool(tried[i, j])}
+            records.append({"true_label": true, "target": target, **said, **noise})
     return records

@@ -10,7 +10,7 @@ from rcfast.eval.run.attack import Case
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Measured
 from rcfast.eval.run.examples import examples
-from rcfast.eval.run.imported import Source, parts
+from rcfast.eval.run.imported import parts, sources
 from rcfast.eval.run.judges import judges
 from rcfast.eval.run.labels import CleanLabels
 from rcfast.eval.run.protocol import READINGS, untargeted
@@ -27,23 +27,21 @@ class Imported(AttackTable):
     )
 
     def cases(self, ctx: Context, network: str) -> list[Case]:
-        found = (Source.parse(text).case for text in ctx.config.attacks.imports)
-        return [case for case in found if case.network == network]
+        return [case for _, case in sources(ctx) if case.network == network]
 
     def needs(self, ctx: Context) -> Iterable[Unit]:
-        for text in ctx.config.attacks.imports:
-            attacked = Source.parse(text).attacked
+        for source, case in sources(ctx):
             for own in judges(ctx):
-                if attacked in (own.attacked, own.name):
+                if case.network in (own.attacked, own.name):
                     yield from (CleanLabels(own.name, seed) for seed in own.seeds)
-            yield from labels.adversarial(ctx, parts(ctx, text))
+            yield from labels.adversarial(ctx, parts(ctx, source, case))
 
     def rows(self, ctx: Context, own: Measured) -> Iterator[AttackRow]:
         truth = examples(ctx).y[: examples(ctx).drawn]
-        for text in ctx.config.attacks.imports:
-            case, made = Source.parse(text).case, tuple(parts(ctx, text))
+        for source, case in sources(ctx):
             if case.network not in (own.attacked, own.name):
                 continue
+            made = tuple(parts(ctx, source, case))
             found = [attack_rows.judged(ctx, own, made)]
             for reading in READINGS:
                 yield summarise(

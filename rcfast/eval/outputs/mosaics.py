@@ -38,15 +38,17 @@ def mosaic(images: np.ndarray, shown: np.ndarray, gap: int = 1) -> np.ndarray:
     return picture
 
 
-def image_grid(ax: Any, images: np.ndarray, shown: np.ndarray, labels: Sequence[int]) -> None:
-    """Figures 1, 5 and 9: rows are true labels, columns targets, the diagonal the benign images."""
+def image_grid(
+    ax: Any, images: np.ndarray, shown: np.ndarray, labels: Sequence[int], failed: np.ndarray
+) -> None:
+    """Figures 1, 5 and 9: rows are true labels, columns targets, the diagonal the benign images; failed get a cross."""
     picture = mosaic(images, shown)
     count = len(labels)
     ax.imshow(picture, extent=(0, count, count, 0), interpolation="none", aspect="auto")
     for index in range(count):
         frame = {"xy": (index + 0.01, index + 0.01), "width": 0.98, "height": 0.98}
         ax.add_patch(_rectangle(frame, ORANGE))
-    for i, j in zip(*np.nonzero(~shown), strict=True):
+    for i, j in zip(*np.nonzero(failed), strict=True):
         ax.text(j + 0.5, i + 0.5, "×", ha="center", va="center", color=GREY, fontsize=90 / max(count, 8))
     ticks = [index + 0.5 for index in range(count)]
     ax.set_xticks(ticks, [str(v) for v in labels])

@@ -1,5 +1,6 @@
 """How good each attack is: its distance from the best of all, on its own network, and what it spends for it."""
 
+import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,8 +30,9 @@ class OptimalityTable(AllAttacks):
     reading = (
         "Every attack on its own network, any wrong label counts. Optimality (AttackBench) compares the areas "
         "under the curves of robust accuracy: 100% needs no more noise on any example than the best of all "
-        f"attacks, 0% finds nothing. Below it what the attack had reached after {BUDGET:,} forward and "
-        "backward passes of an example, all its targets together, and how many it spent in all. An attack far "
+        f"attacks, 0% finds nothing. Below it what the attack had reached within {BUDGET:,} forward and "
+        "backward passes of an example, as many for each of its targets (budget in the data: how many they were), and "
+        "how many it spent in all. An attack far "
         "from the best is no evidence for a defence."
     )
 
@@ -62,10 +64,15 @@ def _found(ctx: Context, made: tuple[Adversarial, ...], norm: str) -> np.ndarray
     return noise
 
 
-def _within(ctx: Context, made: tuple[Adversarial, ...], noise: np.ndarray) -> np.ndarray | None:
-    """The same in the attack's own norm after BUDGET passes of an example; noise [N] is 0 where none was needed."""
+def _budget(ctx: Context, made: tuple[Adversarial, ...]) -> tuple[int, int]:
+    """The most passes that are recorded, for each target alike, within BUDGET of an example; and its targets."""
     targets = examples(ctx).targets.shape[1] if made[0].case.targeted else 1
-    budget = max((b for b in BUDGETS if b * targets <= BUDGET), default=0)
+    return max((b for b in BUDGETS if b * targets <= BUDGET), default=0), targets
+
+
+def _within(ctx: Context, made: tuple[Adversarial, ...], noise: np.ndarray) -> np.ndarray | None:
+    """The same in the attack's own norm within BUDGET passes of an example; noise [N] is 0 where none was needed."""
+    budget, _ = _budget(ctx, made)
     parts = [least_within(ctx.arrays(part), budget) for part in made]
     there = [part for part in parts if part is not None]
     if len(there) < len(parts):
@@ -91,7 +98,7 @@ def _rows(ctx: Context, of_own: list[Attempt], norm: str) -> Iterator[Optimality
                 "success": int(np.isfinite(noise).sum()),
                 "optimality": optimality(noise, best),
                 "within_budget": None if reached is None else optimality(reached, best),
-                "budget": BUDGET,
+                "budget": math.prod(_budget(ctx, made)),
                 "forward": _passes(ctx, made, "forward"),
                 "backward": _passes(ctx, made, "backward"),
             }

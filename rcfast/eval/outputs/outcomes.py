@@ -10,7 +10,7 @@ from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Measured
 from rcfast.eval.run.examples import examples
 from rcfast.eval.run.judges import judges
-from rcfast.eval.run.labels import AdversarialLabels
+from rcfast.eval.run.labels import AdversarialLabels, CleanLabels
 from rcfast.eval.run.store import write_atomic
 from rcfast.eval.run.unit import Unit
 
@@ -25,17 +25,24 @@ Attempt = tuple[Measured, tuple[Adversarial, ...], float]  # who judges, what ma
 
 
 def attempts(ctx: Context, units: Iterable[Unit]) -> list[Attempt]:
-    """Return the defences and attacks of which all drawn examples are labelled, by every seed, in the units' order."""
-    own = {judge.name: judge for judge in judges(ctx)}
+    """Return the defences and attacks of which all drawn examples are labelled, attacked and clean, by every seed.
+
+    In the units' order."""
+    own, clean = {judge.name: judge for judge in judges(ctx)}, set()
     made: dict[tuple[str, Case, float], dict[Adversarial, set[int | None]]] = {}
     for unit in units:
+        if isinstance(unit, CleanLabels):
+            clean.add((unit.judge, unit.seed))
         if isinstance(unit, AdversarialLabels) and unit.made.start < examples(ctx).drawn:
             blocks = made.setdefault((unit.judge, unit.made.case, unit.alpha), {})
             blocks.setdefault(unit.made, set()).add(unit.seed)
     found: list[Attempt] = []
     for (name, _, alpha), blocks in made.items():
         whole = [part for part, seeds in blocks.items() if seeds >= set(own[name].seeds)]
-        if sum(part.stop - part.start for part in whole) == examples(ctx).drawn:
+        labelled = all(
+            (name, seed) in clean for seed in own[name].seeds
+        )  # an image grid asks for no more than it shows
+        if labelled and sum(part.stop - part.start for part in whole) == examples(ctx).drawn:
             found.append((own[name], tuple(sorted(whole, key=lambda part: part.start)), alpha))
     return found
 

@@ -18,7 +18,7 @@ from rcfast import __version__
 from rcfast.eval.outputs.attack_rows import judged, sizes
 from rcfast.eval.outputs.outcomes import Attempt, attempts
 from rcfast.eval.outputs.output import Output
-from rcfast.eval.outputs.records import label, percent
+from rcfast.eval.outputs.records import MISSING, label, percent
 from rcfast.eval.outputs.table import Record, Table
 from rcfast.eval.outputs.worst import AllAttacks, all_labels
 from rcfast.eval.results import Results
@@ -27,7 +27,7 @@ from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Measured
 from rcfast.eval.run.examples import examples
 from rcfast.eval.run.judges import judge, judges, needed_by
-from rcfast.eval.run.labels import AdversarialLabels, BenignLabels, Labels, benign
+from rcfast.eval.run.labels import AdversarialLabels, BenignLabels, CleanLabels, Labels, benign
 from rcfast.eval.run.length import LearntLength, length
 from rcfast.eval.run.store import write_atomic
 from rcfast.eval.run.unit import Made, Unit
@@ -97,6 +97,7 @@ class RobustBench(AllAttacks):
                 yield RoundedLabels(unit.judge, unit.seed, unit.made, unit.alpha)
         for own in judges(ctx):
             yield from benign(ctx, own)
+            yield from (CleanLabels(own.name, seed) for seed in own.seeds)
 
     def measure(self, ctx: Context) -> Mapping[str, Any]:
         found, rows = attempts(ctx, all_labels(ctx)), []
@@ -121,12 +122,16 @@ class RobustBench(AllAttacks):
         rows = [
             (
                 *(label(r["name"]), r["threat"], f"{float(r['eps']):.4g}"),
-                *(percent(float(r[key]) / 100) for key in ("clean_acc", "robust_acc", "robust_acc_8bit")),
+                *(_percent(r[key]) for key in ("clean_acc", "robust_acc", "robust_acc_8bit")),
                 str(r["n"]),
             )
             for r in records
         ]
         return Table(self.name, self.title, self.reading, records, header, rows, named=2)
+
+
+def _percent(text: str | None) -> str:
+    return MISSING if text is None else percent(float(text) / 100)
 
 
 def _defence(ctx: Context, own: Measured, found: list[Attempt], threat: str, eps: float) -> dict[str, Any]:
@@ -142,7 +147,10 @@ def _defence(ctx: Context, own: Measured, found: list[Attempt], threat: str, eps
         }
         for i in range(count)
     ]
-    broken, rounded = np.zeros(count), np.zeros(count)
+    clean = np.stack([ctx.arrays(CleanLabels(own.name, seed))["said"] for seed in own.seeds]) != truth
+    unseen = slice(1, None) if len(own.seeds) > 1 else slice(None)
+    broken = np.where(clean[0], clean[unseen].mean(0), 0.0)  # without any noise
+    rounded = broken.copy()
     for attempt in found:
         outcome = list(_outcomes(ctx, *attempt, threat, eps))
         for i, one in enumerate(outcome):
@@ -170,8 +178,8 @@ def _defence(ctx: Context, own: Measured, found: list[Attempt], threat: str, eps
         "clean_acc": f"{100 * right.mean():.2f}",
         "reported": None,
         "autoattack_acc": None,
-        "robust_acc": f"{100 * (1 - broken.mean()):.2f}",
-        "robust_acc_8bit": f"{100 * (1 - rounded.mean()):.2f}",
+        "robust_acc": f"{100 * (1 - broken.mean()):.2f}" if found else None,
+        "robust_acc_8bit": f"{100 * (1 - rounded.mean()):.2f}" if found else None,
         "rcfast": __version__,
         "seed": config.seed,
         "vote": vote,

@@ -25,6 +25,7 @@ from rcfast.eval.outputs.verdicts import HIGH
 from rcfast.eval.results import Results
 from rcfast.eval.run import vote_attack
 from rcfast.eval.run.context import Context
+from rcfast.eval.run.judges import judges
 from rcfast.eval.run.protocol import NORMS as NORM_NAMES
 from rcfast.eval.run.unit import Unit
 from rcfast.eval.run.vote_attack import JudgedExamples
@@ -137,6 +138,9 @@ def needs(ctx: Context) -> Iterator[Unit]:
         for attack in on_vote:
             yield from (JudgedExamples(part) for part in vote_attack.parts(ctx, attack))
         yield from vote_rows.noisy(ctx, on_vote[0])
+        for own in judges(ctx):
+            if own.name != vote_attack.DEFENCE:
+                yield from vote_rows.beside(ctx, own, norm)
 
 
 def _records(results: Results) -> list[Record]:

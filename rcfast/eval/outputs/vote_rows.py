@@ -13,6 +13,7 @@ from rcfast.eval.results import VoteAttackRow
 from rcfast.eval.run import vote_attack
 from rcfast.eval.run.attack import Adversarial, Case, norm_of
 from rcfast.eval.run.context import Context
+from rcfast.eval.run.defences import Measured
 from rcfast.eval.run.diagnosis import NoisyLabels
 from rcfast.eval.run.examples import examples
 from rcfast.eval.run.judges import judges
@@ -67,7 +68,7 @@ def best(of: Sequence[Judged]) -> Judged:
 
 def rows(ctx: Context) -> Iterator[VoteAttackRow]:
     """Yield, norm by norm, the best transfer, each attack on the vote, the best of all, random noise of the size of the
-    best attack's, and the same attacks on the networks."""
+    first attack's, and the same attacks on the networks."""
     for norm, name in NORMS.items():
         on_vote = vote_attack.names(ctx, norm)
         if not on_vote:
@@ -80,8 +81,9 @@ def rows(ctx: Context) -> Iterator[VoteAttackRow]:
         for attack in on_vote:
             made = tuple(vote_attack.parts(ctx, attack))
             found = judged(ctx, made)
-            yield _row(ctx, "adaptive", attack, norm, found, queries=_queries(ctx, made))
-            if made[0].case.targeted:
+            aimed = made[0].case.targeted
+            yield _row(ctx, "adaptive", attack, norm, found, targeted=aimed, queries=_queries(ctx, made))
+            if aimed:
                 targeted.append(found)
         if len(targeted) > 1:
             yield _row(ctx, "best", f"T-CA-{name}-V", norm, best(targeted))
@@ -96,10 +98,17 @@ def _queries(ctx: Context, made: tuple[Adversarial, ...]) -> float:
 
 
 def _row(
-    ctx: Context, kind: str, attack: str, norm: float, own: Judged, *, queries: float | None = None
+    ctx: Context,
+    kind: str,
+    attack: str,
+    norm: float,
+    own: Judged,
+    *,
+    targeted: bool = True,
+    queries: float | None = None,
 ) -> VoteAttackRow:
     holds, each = own.holds, np.moveaxis(own.success, 0, -1)  # [N,T,S]
-    network = _least_on_network(ctx, norm) if holds.shape[1] > 1 else np.full(holds.shape, np.inf)
+    network = _least_on_network(ctx, norm) if targeted else np.full(holds.shape, np.inf)
     both = holds & np.isfinite(network) & (network > 0)
     interval = clustered_rate(each)
     return {
@@ -172,8 +181,7 @@ def _on_network(ctx: Context, case: Case) -> VoteAttackRow:
     noise = _noise_of(ctx, case)
     success = np.isfinite(noise)
     interval = clustered_rate(success)
-    least = [_noise_of(ctx, Case(case.network, other.attack)) for other in attack_rows.plain(ctx, case.network)
-             if other.targeted and norm_of(other.attack) == norm_of(case.attack)]  # fmt: skip
+    least = [_noise_of(ctx, other) for other in _same_norm(ctx, case.network, norm_of(case.attack))]
     known = np.min(least, axis=0) if least and case.targeted else np.full(noise.shape, np.inf)
     both = success & np.isfinite(known) & (known > 0)
     row = _common(
@@ -182,6 +190,20 @@ def _on_network(ctx: Context, case: Case) -> VoteAttackRow:
     row["rate"], row["interval"] = float(success.mean()), [interval.low, interval.high]
     row["ratio"] = float(noise[both].mean() / known[both].mean()) if both.any() else None
     return row
+
+
+def _same_norm(ctx: Context, network: str, norm: float) -> list[Case]:
+    """The targeted attacks of the paper on a network, in one norm."""
+    return [
+        case for case in attack_rows.plain(ctx, network) if case.targeted and norm_of(case.attack) == norm
+    ]
+
+
+def beside(ctx: Context, own: Measured, norm: float) -> Iterator[Adversarial]:
+    """Yield what stands beside the attacks on a network that know votes: the paper's, in one norm."""
+    for network in dict.fromkeys(case.network for case in attack_rows.on_itself(ctx, own, norm)):
+        for case in _same_norm(ctx, network, norm):
+            yield from attack_rows.blocks_of(ctx, case)
 
 
 def _random(ctx: Context, attack: str, norm: float) -> VoteAttackRow:

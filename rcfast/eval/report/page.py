@@ -21,7 +21,7 @@ from rcfast.eval.outputs.records import attack_label, defences, label
 from rcfast.eval.outputs.table import Table
 from rcfast.eval.report import markup
 from rcfast.eval.report.verdict import findings, headline, key_figures
-from rcfast.eval.report.wording import METHOD, can_show, precision
+from rcfast.eval.report.wording import can_show, method, precision
 from rcfast.eval.results import Results
 from rcfast.eval.run.progress import duration
 from rcfast.eval.run.store import write_atomic
@@ -128,12 +128,22 @@ def _what(results: Results) -> str:
     measured = defences(results)
     if measured:
         said += f". Defences: {', '.join(label(d) for d in measured)}"
-    attacked = {row["attack"] for row in results.get("attacks", ())}
+    attacked = _attacks(results)
     if attacked:
         said += f". {len(attacked)} attacks"
         plain = [row["n"] for row in results["attacks"] if row["group"] == "targeted"]
         said += f" with up to {max(plain):,} adversarial examples each" if plain else ""
     return f'<p class="what">{escape(said)}.</p>'
+
+
+def _attacks(results: Results) -> set[str]:
+    """The attacks that were made: one that is read as targeted and untargeted, moved on or combined is one."""
+    rows = [
+        *results.get("attacks", ()),
+        *(r for r in results.get("vote_attacks", ()) if r["kind"] == "adaptive"),
+    ]
+    names = {re.sub(r"^[TU]-|-A$", "", row["attack"]) for row in rows}
+    return {name for name in names if not name.startswith("CA-")}
 
 
 def _summary(results: Results) -> str:
@@ -163,7 +173,7 @@ def _findings(results: Results, said: list[Finding]) -> str:
             else f"<li>{_text(f.text)}</li>"
             for f in group
         )
-        title = about or "Beside the paper"
+        title = about or "The run"
         mark = f' <span class="untested">{UNTESTED}</span>' if about in unproven and attacked else ""
         blocks.append(f'<div class="verdict"><h3>{escape(title)}{mark}</h3><ul>{items}</ul></div>')
     return f'<div class="verdicts">{"".join(blocks)}</div>'
@@ -218,7 +228,7 @@ def _figure(results: Results, output: Output, plot: Plot, pictures: Mapping[str,
 
 
 def _method(results: Results) -> str:
-    said = [*METHOD, *can_show(results), *precision(results)]
+    said = [*method(results), *can_show(results), *precision(results)]
     items = "".join(f"<li>{escape(text)}</li>" for text in said)
     return f'<ul class="method">{items}</ul>'
 

@@ -5,12 +5,12 @@ from rcfast.eval.outputs.verdicts import TABLES
 from rcfast.eval.results import Results
 from rcfast.eval.run.power import power
 
-METHOD = (
+_METHOD = (
     "Attacked are test examples drawn at random among those that the undefended network labels correctly, "
     "each with every target, or with as many as the settings below say.",
     "A targeted attack succeeds when the defence itself answers the target, an untargeted one when it "
     "answers anything but the true label. Trained defences are attacked on their own network; the "
-    "region-based classifier receives what was made on the network that it votes with.",
+    "region-based classifier receives what was made on the network that it votes with{}.",
     "An untargeted or combined attack hands in the least noisy of its candidates that succeed against the "
     "defence. Where votes are random, the candidate is chosen by the votes of the first seed and judged by those of "
     "the others, which the attacker has not seen; rates are means over the seeds that judge. The paper chooses and "
@@ -27,6 +27,13 @@ METHOD = (
     "successes, are shown apart, and are left out of the mean noise.",
     "outcomes.csv holds every adversarial example with its noise and all labels, for other statistics.",
 )
+
+
+def method(results: Results) -> list[str]:
+    """What was done, and whether the vote was attacked itself."""
+    itself = (results.get("direct") or {}).get("region")
+    known = ", and what was made against the vote itself where an attack is said to know it" if itself else ""
+    return [text.format(known) for text in _METHOD]
 
 
 def can_show(results: Results) -> list[str]:

@@ -54,17 +54,13 @@ class DrawnExamples(Unit):
         point = network(ctx, "point")
         with explained(str(self)):
             said = in_batches(lambda x: point.labels(x.to(ctx.device)).cpu(), ctx.dataset.test.x).numpy()
-            if not point.plain.needs(ctx.dataset.test.x[:1].to(ctx.device)).repeats:
-                ctx.warn(
-                    "the undefended network answers differently each time it is given the same input: what it "
-                    "says, and what attacks find on it, varies from run to run"
-                )
+            repeats = point.plain.needs(ctx.dataset.test.x[:1].to(ctx.device)).repeats
         found = draw(ctx.config, ctx.dataset, said)
         if not found["drawn"]:
             raise ConfigError(
                 "the undefended network classifies no test example correctly: nothing to attack"
             )
-        return Made(found)
+        return Made(found, {"repeats": repeats})
 
     def seconds(self, ctx: Context, pace: Pace) -> float:
         return len(ctx.dataset.test) * pace.forward

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from rcfast.eval.run.config import ConfigError
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import rows_at_once
 from rcfast.eval.run.examples import DrawnExamples, examples
+from rcfast.eval.run.judges import judges, user_defence_of
 from rcfast.eval.run.networks import needed_for, network
 from rcfast.eval.run.unit import Made, Unit
 
@@ -54,18 +55,45 @@ class Source:
 
     @classmethod
     def parse(cls, text: str) -> Source:
-        found = re.fullmatch(r"(.*?)(?:@(\w+))?(?::(L0|L2|Linf))?", text)
+        found = re.fullmatch(r"(.*?)(?:@([\w-]+))?(?::(L0|L2|Linf))?", text)
         assert found is not None
         told = None if found[3] is None else float(found[3][1:])
         return cls(Path(found[1]), found[2] or "point", told)
 
-    @property
-    def case(self) -> ImportedCase:
-        return ImportedCase(self.attacked, self.path.stem)
 
-    @cached_property
-    def sha256(self) -> str:
-        return hashlib.sha256(self.path.read_bytes()).hexdigest()
+def sources(ctx: Context) -> list[tuple[Source, ImportedCase]]:
+    """Return the files of the run, `user` as its defence is called, and by which names the tables know them.
+
+    A file is called by its stem, with its folder and whom it attacks where others have the same.
+    Raises ConfigError for a file that is not there, a defence that is not measured, or one file given twice.
+    """
+    return ctx.once(("imports", ctx.sketch), lambda: _sources(ctx))
+
+
+def _sources(ctx: Context) -> list[tuple[Source, ImportedCase]]:
+    known = [own.name for own in judges(ctx)]
+    unknown = bool(ctx.config.user_defence) and ctx.sketch  # what it is called
+    found = []
+    for text in ctx.config.attacks.imports:
+        source = Source.parse(text)
+        if source.attacked == "user" and ctx.config.user_defence and not ctx.sketch:
+            source = replace(source, attacked=user_defence_of(ctx)[0].name)
+        if not source.path.is_file():
+            raise ConfigError(f"--import {source.path}: no such file")
+        if source.attacked not in known and not unknown:
+            there = ", ".join([*known, *(["user"] if ctx.config.user_defence else [])])
+            raise ConfigError(f"--import {source.path}@{source.attacked}: the run has {there}")
+        found.append(source)
+    for name in (
+        lambda one: one.path.stem,
+        lambda one: f"{one.path.absolute().parent.name}/{one.path.stem}",
+        lambda one: f"{one.path.absolute().parent.name}/{one.path.stem}@{one.attacked}",
+    ):
+        names = [name(one) for one in found]
+        if len(set(names)) == len(names):
+            return [(one, ImportedCase(one.attacked, name(one))) for one in found]
+    again = next(one for one, called in zip(found, names, strict=True) if names.count(called) > 1)
+    raise ConfigError(f"--import {again.path}: given twice, or another has its folder's name and its own")
 
 
 @dataclass(frozen=True)
@@ -92,20 +120,10 @@ class Imported(Adversarial):
         yield from needed_for(ctx, "point")
         yield DrawnExamples()
 
-    def check(self, ctx: Context) -> None:
-        source = Source(Path(self.path), self.case.network, self.told)
-        if not source.path.is_file():
-            raise ConfigError(f"--import {source.path}: no such file")
-        known = [*ctx.config.defences, *(["user"] if ctx.config.user_defence else [])]
-        if source.attacked not in known:
-            raise ConfigError(f"--import {source.path}@{source.attacked}: the run has {', '.join(known)}")
-        if not ctx.sketch:
-            _matched(ctx, source.path)
-
     def inputs(self, ctx: Context) -> dict[str, Any]:
         return {
             "version": VERSION,
-            "file": Source(Path(self.path), self.case.network, self.told).sha256,
+            "file": ctx.once(("sha256", self.path), lambda: sha256(Path(self.path).read_bytes()).hexdigest()),
             "network": network(ctx, "point").digest,
             "examples": digest_examples(examples(ctx), self.rows),
             "attacked": self.case.network,
@@ -125,11 +143,10 @@ class Imported(Adversarial):
         )
 
 
-def parts(ctx: Context, text: str) -> Iterator[Imported]:
+def parts(ctx: Context, source: Source, case: ImportedCase) -> Iterator[Imported]:
     """Yield the units of a file, block by block."""
-    source = Source.parse(text)
     for start, stop in examples(ctx).blocks("drawn", ctx.config.protocol.block):
-        yield Imported(source.case, start, stop, str(source.path), source.told)
+        yield Imported(case, start, stop, str(source.path), source.told)
 
 
 # ---- files

@@ -218,6 +218,11 @@ def validate(config: Config) -> None:
         known_attack = name in ON_VOTES or (colon and library in LIBRARIES)
         must = f"be among {', '.join(ON_VOTES)}, or LIBRARY:ATTACK of {', '.join(LIBRARIES)}"
         _need(bool(known_attack), "attacks.vote", must, name)
+    for name in attacks.settings:
+        known_attack = name in (*TARGETED, "DeepFool", *ON_VOTES) or ":" in name
+        close = difflib.get_close_matches(name, (*TARGETED, "DeepFool", *ON_VOTES), 1)
+        must = "be of an attack" + (f" (did you mean {close[0]}?)" if close else "")
+        _need(known_attack, "attacks.settings", must, name)
     for name in attacks.adapted:
         _need(name in ADAPTABLE, "attacks.adapted", f"be among {', '.join(ADAPTABLE)}", name)
     for name in attacks.confidence_models:
