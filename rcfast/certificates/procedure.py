@@ -218,9 +218,7 @@ def _done(
     if question.radius is not None:
         needed = question.radius
         done |= (present >= needed) | (possible < needed)
-        if (
-            question.sides == 1
-        ):  # else the runner-up's share is its own, and may be far below what the label leaves
+        if question.sides == 1:  # else the runner-up's share may be far below what the label leaves
             most = 1 - bounds.anytime(t - counts[np.arange(len(counts)), label], t, question.alpha)
             done |= rule(most, 1 - most) < needed
     if question.gain is not None:

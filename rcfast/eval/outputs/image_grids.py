@@ -68,11 +68,8 @@ class ImageGrid(Output):
         if grid is None or not (folder / grid["file"]).is_file():
             return None
         with np.load(folder / grid["file"], allow_pickle=False) as arrays:
-            images, shown, tried = (
-                arrays["images"],
-                arrays["shown"].astype(bool),
-                arrays["tried"].astype(bool),
-            )
+            images = arrays["images"]
+            shown, tried = (arrays[name].astype(bool) for name in ("shown", "tried"))
         labels = list(grid["labels"])
         draw = on_axes(mosaics.image_grid, images, shown, labels, tried & ~shown)
         head = {
@@ -89,12 +86,10 @@ class ImageGrid(Output):
         said = attack_label(grid["attack"])
         if grid["parameter"] is not None:
             said += f" at {self.sign} = {number(grid['parameter'])}"
-        blank = (
-            ""
-            if grid["all_tried"]
-            else " What is blank was not tried, or no example of that label was there."
-        )
-        return f"{said}. {self.reading}{blank}"
+        said = f"{said}. {self.reading}"
+        if not grid["all_tried"]:
+            said += " What is blank was not tried, or no example of that label was there."
+        return said
 
     def _judges(self, ctx: Context) -> list[Measured]:
         """The one defence that decides, where the run has it and the attack."""

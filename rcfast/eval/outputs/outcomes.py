@@ -27,7 +27,8 @@ Attempt = tuple[Measured, tuple[Adversarial, ...], float]  # who judges, what ma
 def attempts(ctx: Context, units: Iterable[Unit]) -> list[Attempt]:
     """Return the defences and attacks of which all drawn examples are labelled, attacked and clean, by every seed.
 
-    In the units' order."""
+    They are in the units' order.
+    """
     own, clean = {judge.name: judge for judge in judges(ctx)}, set()
     made: dict[tuple[str, Case, float], dict[Adversarial, set[int | None]]] = {}
     for unit in units:
@@ -39,9 +40,8 @@ def attempts(ctx: Context, units: Iterable[Unit]) -> list[Attempt]:
     found: list[Attempt] = []
     for (name, _, alpha), blocks in made.items():
         whole = [part for part, seeds in blocks.items() if seeds >= set(own[name].seeds)]
-        labelled = all(
-            (name, seed) in clean for seed in own[name].seeds
-        )  # an image grid asks for no more than it shows
+        # An image grid asks for no more labels than it shows, none of the clean examples.
+        labelled = all((name, seed) in clean for seed in own[name].seeds)
         if labelled and sum(part.stop - part.start for part in whole) == examples(ctx).drawn:
             found.append((own[name], tuple(sorted(whole, key=lambda part: part.start)), alpha))
     return found
