@@ -111,6 +111,7 @@ def make(
             "vote": {"m": 1000, "dtype": "float32", "seeds": list(range(seeds))},
             "attacks": {"budget": "fast"},
             "certify": {"n": 100_000, "alpha": 0.001},
+            "length": {"tolerance": 0.001},
         },
         "dataset": {
             "name": dataset,
