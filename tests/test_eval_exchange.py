@@ -13,7 +13,8 @@ import torch
 
 from rcfast import data
 from rcfast.eval import cli
-from rcfast.eval.run.imported import Source, budget_norm, read
+from rcfast.eval.run.imported import Source
+from rcfast.eval.run.imported_files import budget_norm, read
 
 SMALL = [
     'attacks.names=["T-FGSM","DeepFool"]',
