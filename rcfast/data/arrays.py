@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .splits import TOLERANCE, Dataset, Sizes, Split, Wanted, divide, native, shuffled
+from .splits import TOLERANCE, Dataset, Sizes, Split, Wanted, check_all_there, divide, native, shuffled
 
 KEYS = ("x_train", "y_train", "x_test", "y_test")
 DIGITS_TEST = 360
@@ -140,17 +140,9 @@ def assemble(
     for part in ("train", "test"):
         _check_labels(y[part], num_classes, f"{source}: y_{part}")
     if wanted.num_classes is None and not wanted.some_classes:
-        _check_all_there(y["train"], num_classes, source)
+        check_all_there(y["train"], num_classes, f"{source}: y_train")
     train, test = (Split(x[part], y[part]) for part in ("train", "test"))
     return divide(name, train, test, wanted, num_classes=num_classes)
-
-
-def _check_all_there(y: Tensor, num_classes: int, source: str) -> None:
-    """Every label has an example: a network that is made for the data needs them."""
-    absent = (torch.bincount(y, minlength=num_classes) == 0).nonzero().flatten().tolist()
-    if absent or num_classes < 2:
-        fault = f"label {absent[0]} has no example" if absent else "there is only one label"
-        raise ValueError(f"{source}: y_train must hold every label 0 … L−1, L >= 2, but {fault}")
 
 
 def _torchvision(name: str, folder: str) -> dict[str, np.ndarray]:

@@ -13,7 +13,11 @@ from ..decoding import EXTENSIONS, Preparation, in_processes, seen
 from .images import Sources, decoded
 from .splits import Dataset, Split, Wanted, divide, shuffled
 
-TRAIN, VALIDATION, TEST = ("train", "training"), ("val", "valid", "validation", "dev"), ("test", "testing")
+CALLED = {  # the parts of a data set, and what folders and files of them are called
+    "train": ("train", "training"),
+    "validation": ("val", "valid", "validation", "dev"),
+    "test": ("test", "testing"),
+}
 Examples = dict[str, tuple[list[Path], list[int]]]  # by part: paths of the images, and the labels of them
 
 
@@ -114,7 +118,7 @@ def _find(path: Path) -> tuple[list[str], Examples]:
     below = sorted(
         entry.name for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")
     )
-    for part, called in (("train", TRAIN), ("validation", VALIDATION), ("test", TEST)):
+    for part, called in CALLED.items():
         found = [name for name in below if name.lower() in called]
         if len(found) > 1:
             raise ValueError(f"{path}: {' and '.join(found)} are both there: which one is it?")

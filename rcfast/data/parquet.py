@@ -13,11 +13,12 @@ import torch
 from PIL import Image
 
 from ..decoding import Preparation
-from .folder import arranged, common, numbered
+from .folder import CALLED, arranged, common, numbered
 from .images import Sources, decoded
-from .splits import Dataset, Split, Wanted
+from .splits import Dataset, Split, Wanted, check_all_there
 
-PART = re.compile(r"(?<![a-z])(train(?:ing)?|validation|valid|val|dev|test(?:ing)?)(?![a-z])")
+PARTS = {name: part for part, names in CALLED.items() for name in names}
+PART = re.compile(rf"(?<![a-z])({'|'.join(PARTS)})(?![a-z])")
 LABELS = ("label", "labels", "fine_label", "target", "class")
 SEEN = 64  # images whose size is looked at where no network says it
 
@@ -58,7 +59,8 @@ def load_parquet(path: Path, wanted: Wanted, preparation: Preparation | None) ->
     names = _names(first.schema_arrow, label, labels, path)
     order, classes = numbered(names, wanted.classes, str(path))
     if wanted.classes is None and not wanted.some_classes:
-        _check_all_there(path, label, names, labels.get("train", next(iter(labels.values()))))
+        trained = torch.tensor(labels.get("train", next(iter(labels.values()))))
+        check_all_there(trained, len(names), f"{path}: column {label} of the training examples")
     if preparation is None:
         heads = [
             head
@@ -84,9 +86,7 @@ def _part(table: Path, path: Path) -> str:
     """The part of the data set that a file's name, or its folder's, says it is; "" where none does."""
     relative = table.name if table == path else str(table.relative_to(path))
     found = PART.search(relative.lower())
-    if found is None:
-        return ""
-    return {"t": found[1].removesuffix("ing"), "v": "validation", "d": "validation"}[found[1][0]]
+    return PARTS[found[1]] if found else ""
 
 
 def _columns(schema: Any, path: Path) -> tuple[str, str]:
@@ -124,15 +124,6 @@ def _names(schema: Any, label: str, labels: dict[str, list[int]], path: Path) ->
     if count > len(names):
         raise ValueError(f"{path}: column {label} has the label {count - 1}, but {len(names)} names")
     return list(names)
-
-
-def _check_all_there(path: Path, label: str, names: Sequence[str], labels: Sequence[int]) -> None:
-    """Every label stands among the training examples, as in any other layout."""
-    lacking = sorted(set(range(len(names))) - set(labels))
-    if lacking:
-        raise ValueError(
-            f"{path}: no training image has the label {lacking[0]} of column {label} ({names[lacking[0]]!r})"
-        )
 
 
 def _heads(file: Any, column: str, path: Path) -> list[tuple[int, int, bool]]:

@@ -149,6 +149,14 @@ def some(what: str, split: Split, count: int, seed: int) -> Split:
     return split.take(torch.from_numpy(np.sort(shuffled(len(split), seed)[:count])))
 
 
+def check_all_there(y: Tensor, num_classes: int, what: str) -> None:
+    """Raise ValueError where a label has no example among y [N] int64: a network made for the data needs them."""
+    absent = (torch.bincount(y, minlength=num_classes) == 0).nonzero().flatten().tolist()
+    if absent or num_classes < 2:
+        fault = f"label {absent[0]} has no example" if absent else "there is only one label"
+        raise ValueError(f"{what} must hold every label 0 … L−1, L >= 2, but {fault}")
+
+
 def shuffled(n: int, seed: int) -> np.ndarray:
     # NumPy promises to keep the raw stream of a bit generator for ever, but not that of `permutation`.
     return np.argsort(np.random.PCG64(seed).random_raw(n), kind="stable")
