@@ -201,10 +201,8 @@ def _hf_metadata(folder: str, weights: str) -> Metadata:
     channels = int(config.get("num_channels", 3))
     if told.get("rescale_offset"):
         raise ValueError(f"hf:{folder}: rescale_offset moves pixels in a way that is not known here")
-    normalises, again = (
-        told.get("do_normalize", True),
-        kind == "EfficientNet" and told.get("include_top", True),
-    )
+    normalises = told.get("do_normalize", True)
+    again = kind == "EfficientNet" and told.get("include_top", True)
     if (normalises or again) and not (told.get("image_mean") and told.get("image_std")):
         raise ValueError(f"hf:{folder}: preprocessor_config.json must say image_mean and image_std")
     mean, std = (0.0,) * channels, (1.0,) * channels

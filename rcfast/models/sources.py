@@ -27,17 +27,14 @@ class Prepared(nn.Module):
     def described(self) -> dict[str, Any]:
         """What the weights and the architecture leave open, as JSON can say it."""
         return {
-            "preparation": asdict(self.metadata.preparation),
-            "classes": list(self.metadata.classes),
+            **asdict(self.metadata),
             "transform_input": bool(getattr(self.network, "transform_input", False)),
         }
 
     def take(self, described: Mapping[str, Any]) -> None:
         """Be as a network was that said this of itself."""
-        told = dict(described["preparation"])
-        told["resize"] = tuple(told["resize"]) if isinstance(told["resize"], list) else told["resize"]
-        preparation, classes = Preparation(**told), tuple(described["classes"])
-        self.metadata = replace(self.metadata, preparation=preparation, classes=classes)
+        told = {name: _tuples(described[name]) for name in asdict(self.metadata)}
+        self.metadata = Metadata(**{**told, "preparation": Preparation(**_tuples(described["preparation"]))})
         if hasattr(self.network, "transform_input"):
             self.network.transform_input = described["transform_input"]
 
@@ -45,6 +42,13 @@ class Prepared(nn.Module):
         out = self.network(self.normalise(x))
         logits: Tensor = out if isinstance(out, Tensor) else out.logits
         return logits
+
+
+def _tuples(value: Any) -> Any:
+    """What JSON has made lists of."""
+    if isinstance(value, dict):
+        return {name: _tuples(item) for name, item in value.items()}
+    return tuple(value) if isinstance(value, list) else value
 
 
 def is_source(source: str) -> bool:

@@ -52,10 +52,9 @@ def load_data(config: Config, given: nn.Module | None = None, *, progress: bool 
     """
     own, source = config.data, config.model.source
     try:
-        about = models.metadata(source, config.model.weights) if models.is_source(source) else None
-        classes = given.metadata.classes if isinstance(given, models.Prepared) else ()
-        if about is None and isinstance(given, models.Prepared):  # a file of ours
-            about = given.metadata
+        own_words = given.metadata if isinstance(given, models.Prepared) else None
+        about = models.metadata(source, config.model.weights) if models.is_source(source) else own_words
+        classes = own_words.classes if own_words is not None else ()
         loaded = data.load(
             own.name,
             own.root or None,
