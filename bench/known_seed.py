@@ -18,10 +18,10 @@ from torch import Tensor, nn
 from rcfast import RegionClassifier
 from rcfast.attacks import RegionCW
 from rcfast.regions import content_ids, sample
+from rcfast.stopping import unanimous_length
 
 SHARES = (0.45, 0.4)  # of the region's points, that say the target
 TRIES, BATCH = 300_000, 1000
-UNANIMOUS = 12  # votes after which a sequential vote is sure, whatever the number of labels
 KEYS = 50  # votes under secret keys, of each input that was found
 STEP = 2.0**-20  # by which the inputs differ, in one of two coordinates
 
@@ -60,7 +60,7 @@ def _search(
         "l2": None,
     }
     for inputs in _variants(base):
-        lucky, passes = _unanimous(vote, inputs, target)
+        lucky, passes = _unanimous(vote, inputs, target, unanimous_length(len(shares), vote.alpha))
         found["tries"] += len(inputs)
         found["passes"] += passes
         for at in lucky.tolist():
@@ -81,8 +81,7 @@ def _search(
 
 def _shares(vote: RegionClassifier, x: Tensor, *, m: int) -> Tensor:
     """The share of each label [L] among m points of the region around x [1,...], drawn under another seed."""
-    other = RegionClassifier(vote.model, vote.region, m=m, stop=None, seed=1)
-    return other.vote(x).counts[0].double() / m
+    return RegionClassifier(vote.model, vote.region, seed=1).tally(x, 0, m)[0].double() / m
 
 
 def _variants(base: Tensor) -> Iterator[Tensor]:
@@ -96,11 +95,11 @@ def _variants(base: Tensor) -> Iterator[Tensor]:
 
 
 @torch.inference_mode()
-def _unanimous(vote: RegionClassifier, inputs: Tensor, target: int) -> tuple[Tensor, int]:
-    """Which of the inputs [n,...] have first points that all say the target, and the passes that showed it."""
+def _unanimous(vote: RegionClassifier, inputs: Tensor, target: int, votes: int) -> tuple[Tensor, int]:
+    """Which of the inputs [n,...] have first points, so many votes, that all say the target, and the passes spent."""
     assert vote.seed is not None
     ids, left, passes = content_ids(inputs), torch.arange(len(inputs)), 0
-    for drawn in range(UNANIMOUS):
+    for drawn in range(votes):
         if not len(left):
             break
         one = sample(inputs[left], vote.region, 1, seed=vote.seed, example_ids=ids[left], first_sample=drawn)

@@ -84,7 +84,7 @@ def test_a_known_seed_is_found_an_input_with_friendly_points(searched: dict[str,
     for found, share in zip(searched["found"], known_seed.SHARES, strict=True):
         assert found["share"] == pytest.approx(share, abs=0.02)
         assert found["rival"] > 0.5
-        assert found["samples"] == known_seed.UNANIMOUS
+        assert found["samples"] == 12
         assert found["keyed"] <= 2
         assert found["l2"] < searched["l2_region_cw"]
         assert found["tries"] < found["passes"] < 3 * found["tries"]
