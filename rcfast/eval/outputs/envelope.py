@@ -12,7 +12,7 @@ from rcfast.eval.outputs.outcomes import Attempt
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Measured
 from rcfast.eval.run.examples import examples
-from rcfast.eval.run.protocol import NORMS
+from rcfast.eval.run.protocol import NORMS, judging
 from rcfast.eval.statistics import clustered_rates
 
 
@@ -31,7 +31,7 @@ class Tried:
     @property
     def judging(self) -> slice:
         """The seeds that judge: those that the attacker does not use, where there are any."""
-        return slice(1, None) if len(self.wrong) > 1 else slice(None)
+        return judging(len(self.wrong))
 
 
 def tried(ctx: Context, own: Measured, attempts: Sequence[Attempt]) -> Tried:

@@ -29,6 +29,7 @@ from rcfast.eval.run.examples import examples
 from rcfast.eval.run.judges import judge, judges, needed_by
 from rcfast.eval.run.labels import AdversarialLabels, BenignLabels, CleanLabels, Labels, benign
 from rcfast.eval.run.length import LearntLength, length
+from rcfast.eval.run.protocol import judging
 from rcfast.eval.run.store import write_atomic
 from rcfast.eval.run.unit import Made, Unit
 from rcfast.eval.run.versions import LABELS
@@ -148,7 +149,7 @@ def _defence(ctx: Context, own: Measured, found: list[Attempt], threat: str, eps
         for i in range(count)
     ]
     clean = np.stack([ctx.arrays(CleanLabels(own.name, seed))["said"] for seed in own.seeds]) != truth
-    unseen = slice(1, None) if len(own.seeds) > 1 else slice(None)
+    unseen = judging(len(own.seeds))
     broken = np.where(clean[0], clean[unseen].mean(0), 0.0)  # without any noise
     rounded = broken.copy()
     for attempt in found:
@@ -204,7 +205,7 @@ def _outcomes(
     rounded = np.stack([np.concatenate(of_seed) for of_seed in parts]).reshape(found.said.shape)
     wrong, wrong_8bit = (said != truth[None, :, None] for said in (found.said, rounded))  # [S,N,T]
     within = noise <= eps * (1 + 1e-6)
-    unseen = slice(1, None) if len(own.seeds) > 1 else slice(None)
+    unseen = judging(len(own.seeds))
     for i in range(len(truth)):
         cost = np.where(wrong[0, i] & within[i], noise[i], math.inf)
         best = int(cost.argmin())

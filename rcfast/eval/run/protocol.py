@@ -104,6 +104,11 @@ def choose(noise: np.ndarray, available: np.ndarray, wins: np.ndarray, reading: 
     return np.broadcast_to(np.where(offered[0].any(1), by_votes[0], by_model), wins.shape[:2])
 
 
+def judging(seeds: int) -> slice:
+    """Return which of so many vote seeds judge: those that the attacker does not use, where there are any."""
+    return slice(1, None) if seeds > 1 else slice(None)
+
+
 def _outcome(
     noise: np.ndarray, available: np.ndarray, wins: np.ndarray, already: np.ndarray, reading: Reading
 ) -> Outcome:
@@ -111,10 +116,10 @@ def _outcome(
     pick = choose(noise, available, wins, reading)[..., None]
     success = np.take_along_axis(available & wins, pick, axis=2)[..., 0]
     chosen = np.take_along_axis(np.broadcast_to(noise, wins.shape), pick, axis=2)[..., 0]
-    judging = slice(1, None) if reading == "unseen" and len(wins) > 1 else slice(None)
+    who = judging(len(wins)) if reading == "unseen" else slice(None)
     shape = already.shape
     noises = np.where(success, chosen, 0.0).reshape(shape)
-    return Outcome(success.reshape(shape)[judging], noises[judging], already[judging])
+    return Outcome(success.reshape(shape)[who], noises[who], already[who])
 
 
 def targeted(candidates: Sequence[Candidates], reading: Reading) -> Outcome:
