@@ -37,6 +37,7 @@ TINY = [
     "certify.n=100",
     'certify.regions=["cube:0.1"]',
 ]
+TWO = ('defences=["point","region"]',)
 
 
 def run(folder: Path, *words: str, settings: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -66,7 +67,7 @@ def test_security_curves_by_themselves_are_drawn(there: Path) -> None:
 @pytest.mark.slow
 def test_a_figure_without_an_example_of_its_labels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(examples, "grid_examples", lambda *args, **options: np.full(10, -1))
-    found = run(tmp_path, "--only", "figure1,figure2", settings=('defences=["point","region"]',))
+    found = run(tmp_path, "--only", "figure1,figure2", settings=TWO)
     assert "histograms" not in found
     assert not found["grids"]["figure1"]["all_tried"]
     assert "figure2" not in run(tmp_path, "--only", "figure2", settings=('attacks.names=["T-FGSM"]',))
@@ -83,23 +84,26 @@ def test_an_image_grid_tells_failures_from_what_was_not_tried(there: Path) -> No
     assert "blank was not tried" in outputs.get("figure1").read(found)  # type: ignore[arg-type]
 
 
-def test_an_unknown_attack_has_no_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    command = ["--set", "attacks.settings.CW-L2.iterations=5", "--out", str(tmp_path / "out")]
+@pytest.mark.parametrize("name", ["CW-L2", "bogus:Attack"])
+def test_an_unknown_attack_has_no_settings(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = [
+        "--set",
+        f"attacks.settings.{name}={{iterations=5}}",
+        "--out",
+        str(tmp_path),
+    ]
     assert cli.main(command) == cli.BAD_ARGUMENTS
-    assert (
-        "attacks.settings must be of an attack (did you mean T-CW-L2?), got 'CW-L2'"
-        in capsys.readouterr().err
-    )
+    said = capsys.readouterr().err
+    assert "attacks.settings must be of T-JSMA, " in said
+    assert f"got '{name}'" in said
 
 
 @pytest.mark.slow
 def test_the_times_of_the_network_s_noise_with_one_target(tmp_path: Path) -> None:
-    small = (
-        'defences=["point","region"]',
-        "protocol.targets=1",
-        "attacks.settings.T-RegionCW={steps=60, votes=200}",
-    )
-    found = run(tmp_path, "--only", "vote_attacks", settings=small)
+    longer = "attacks.settings.T-RegionCW={steps=60, votes=200}"
+    found = run(tmp_path, "--only", "vote_attacks", settings=(*TWO, "protocol.targets=1", longer))
     (own,) = (row for row in found["vote_attacks"] if row["kind"] == "adaptive")
     assert own["ratio"] > 0
 
@@ -116,12 +120,7 @@ def test_passes_within_the_budget_are_told(there: Path) -> None:
 def test_an_example_that_is_wrong_without_noise_is_not_robust(tmp_path: Path) -> None:
     """Where each attack needs more than the budget."""
     settings = (
-        *(
-            'defences=["point","region"]',
-            'attacks.names=["T-CW-L2"]',
-            "attacks.vote=[]",
-            "attacks.confidences=[]",
-        ),
+        *(*TWO, 'attacks.names=["T-CW-L2"]', "attacks.vote=[]", "attacks.confidences=[]"),
         *("attacks.alphas=[]", "attacks.adapted=[]", "length.r=0.9", "vote.m=3", "protocol.examples=12"),
         *("export.l2=1e-9", "export.linf=1e-9"),
     )

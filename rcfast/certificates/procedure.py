@@ -137,7 +137,7 @@ def certify(
     """
     from ..classifier import RegionClassifier
 
-    for name in ("m", "stop", "weights"):
+    for name in ("m", "stop"):
         if name in classifier:
             raise TypeError(
                 f"certify has no {name}: n and n0 say how many points are drawn, got {name} = {classifier[name]!r}"

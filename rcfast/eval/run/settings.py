@@ -150,6 +150,11 @@ def _need(holds: bool, name: str, must: str, value: Any) -> None:
         raise ConfigError(f"{name} must {must}, got {value!r}")
 
 
+def _of_a_library(attack: str) -> bool:
+    library, colon, _ = attack.removeprefix("T-").partition(":")
+    return bool(colon) and library in LIBRARIES
+
+
 def validate(config: Config) -> None:
     """Raise ConfigError for the first value out of range."""
     length, vote, protocol, attacks = config.length, config.vote, config.protocol, config.attacks
@@ -213,16 +218,14 @@ def validate(config: Config) -> None:
             f"be among {', '.join(TARGETED)}, DeepFool",
             name,
         )
+    others = f"or LIBRARY:ATTACK of {', '.join(LIBRARIES)}"
     for name in attacks.vote:
-        library, colon, _ = name.removeprefix("T-").partition(":")
-        known_attack = name in ON_VOTES or (colon and library in LIBRARIES)
-        must = f"be among {', '.join(ON_VOTES)}, or LIBRARY:ATTACK of {', '.join(LIBRARIES)}"
-        _need(bool(known_attack), "attacks.vote", must, name)
+        known_attack = name in ON_VOTES or _of_a_library(name)
+        _need(known_attack, "attacks.vote", f"be among {', '.join(ON_VOTES)}, {others}", name)
+    ours = (*TARGETED, "DeepFool", *ON_VOTES)
     for name in attacks.settings:
-        known_attack = name in (*TARGETED, "DeepFool", *ON_VOTES) or ":" in name
-        close = difflib.get_close_matches(name, (*TARGETED, "DeepFool", *ON_VOTES), 1)
-        must = "be of an attack" + (f" (did you mean {close[0]}?)" if close else "")
-        _need(known_attack, "attacks.settings", must, name)
+        known_attack = name in ours or _of_a_library(name)
+        _need(known_attack, "attacks.settings", f"be of {', '.join(ours)}, {others}", name)
     for name in attacks.adapted:
         _need(name in ADAPTABLE, "attacks.adapted", f"be among {', '.join(ADAPTABLE)}", name)
     for name in attacks.confidence_models:
