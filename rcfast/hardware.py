@@ -91,7 +91,7 @@ def auto_means(dtype: torch.dtype) -> Iterator[None]:
 def automatic_dtype(device: torch.device) -> torch.dtype:
     """What ``dtype="auto"`` means on a device: bfloat16 where it multiplies faster in it, else float32.
 
-    Without units for it bfloat16 is emulated, at a quarter of float32's speed (AVX2, MNIST network).
+    Without units for it bfloat16 is emulated, at a tenth of float32's speed (AVX2, MNIST network).
     Inside :func:`auto_means` what was agreed.
     """
     if _agreed:

@@ -18,6 +18,7 @@ SMALL = [
     "protocol.targets=1",
     "vote.seeds=[0,1]",
     "vote.m=3",
+    "vote.chunk=4",  # ways of running are told apart on so many rows
     "vote.histogram_m=3",
     "length.r=0.02",
     "length.m=3",

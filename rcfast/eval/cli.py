@@ -22,7 +22,7 @@ DONE, FAILED, BAD_ARGUMENTS, UNTRUSTED, INTERRUPTED = 0, 1, 2, 3, 130
 DEFAULT_OUT = "rcfast-report"
 
 EPILOG = f"""\
-stages     train (networks, length r), attack, vote, tabulate, draw. Each is kept in the output folder,
+stages     train (networks, length r), attack, vote, check, certify, tabulate, draw. Each is kept in the output folder,
            part by part, under a key made from its inputs: run the same command again after Ctrl-C, a crash
            or a full disk and it goes on; change a setting and only what depends on it is done again.
 presets    quick: digits, minutes. cpu: MNIST, about an hour on two cores. paper: as published, for a GPU.
