@@ -155,7 +155,7 @@ class _Scorer:
 
     def _correct(self, region: regions.Region, sizes: Any, m: int | None, bar: Any) -> list[int]:
         copies = len(sizes) if sizes else 1
-        totals = torch.zeros(copies, dtype=torch.int64)
+        totals = torch.zeros(copies, dtype=torch.int64, device="cpu")
         for start in range(0, len(self.x), self.block):
             x = self.x[start : start + self.block].to(self.device)
             y = self.y[start : start + self.block].to(self.device)

@@ -6,6 +6,7 @@ from its input and its tensors counts. Recording needs fixed addresses: points s
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -26,16 +27,27 @@ def recordable(device: torch.device) -> bool:
     return device.type == "cuda"
 
 
-def capture(call: Model, points: Tensor, pool: Any = None) -> Callable[[], Tensor]:
-    """What ``call`` launches on ``points``, as a function that launches it again on what stands there by then.
+@dataclass(frozen=True)
+class Room:
+    """Where passes are recorded, none of which runs at the same time as another: their memory, and a stream."""
 
-    ``pool``: memory that is shared with other recordings, none of which runs at the same time.
-    """
-    graph = torch.cuda.CUDAGraph()
-    # thread_local: other threads of the process may allocate meanwhile.
-    recording = torch.cuda.graph(graph, pool=pool, capture_error_mode="thread_local")
-    with torch.cuda.device(points.device), recording:
-        out = call(points)
+    pool: Any
+    stream: Any
+
+
+def capture(call: Model, points: Tensor, room: Room | None = None) -> Callable[[], Tensor]:
+    """What ``call`` launches on ``points``, as a function that launches it again on what stands there by then."""
+    with torch.cuda.device(points.device):
+        graph = torch.cuda.CUDAGraph()
+        room = room or Room(None, torch.cuda.Stream())
+        # A stream of this device: torch's own for recordings is of the device that was current at the first one, and
+        # what is launched on another is not recorded. thread_local: other threads may allocate meanwhile.
+        recording = torch.cuda.graph(
+            graph, pool=room.pool, stream=room.stream, capture_error_mode="thread_local"
+        )
+        # The outer one comes back to the caller's stream also where a recording fails at its end.
+        with torch.cuda.stream(torch.cuda.current_stream()), recording:
+            out = call(points)
 
     def replay() -> Tensor:
         graph.replay()
@@ -61,7 +73,7 @@ def fingerprint(module: Any) -> list[Any]:
     if not isinstance(module, nn.Module):
         return []
     told = [value for _, _, value in float32_settings()]
-    return [*(t.data_ptr() for t in tensors(module)), attributes_of(module, inside=False), told]
+    return [*(t.data_ptr() for t in tensors(module)), attributes_of(module, versions=False), told]
 
 
 class Replays:
@@ -77,7 +89,7 @@ class Replays:
         self._seen: dict[Any, int] = {}
         self._recorded: dict[Any, Callable[[], Tensor]] = {}
         self._fingerprint: list[Any] = []
-        self._pool: Any = None  # the memory of a pass, for all sizes
+        self._room: Room | None = None  # for all sizes
 
     def refresh(self) -> None:
         """Drop what was recorded if the model has changed: before each vote."""
@@ -89,7 +101,7 @@ class Replays:
         """Drop what was recorded, as before the buffer of points moves."""
         self._seen.clear()
         self._recorded.clear()
-        self._pool = None  # one whose recordings are all gone must not be used again
+        self._room = None  # memory whose recordings are all gone must not be used again
 
     def __call__(self, points: Tensor) -> Tensor:
         """Logits of ``points``, which stand where they always do. Overwritten by the next replay of this size."""
@@ -108,9 +120,10 @@ class Replays:
     def _compare(self, size: Any, points: Tensor, logits: Tensor) -> None:
         try:
             if size not in self._recorded:
-                if self._pool is None and points.is_cuda:
-                    self._pool = torch.cuda.graph_pool_handle()
-                self._recorded[size] = capture(self._call, points, self._pool)
+                if self._room is None and points.is_cuda:
+                    stream = torch.cuda.Stream(points.device)
+                    self._room = Room(torch.cuda.graph_pool_handle(), stream)
+                self._recorded[size] = capture(self._call, points, self._room)
             again = self._recorded[size]()
             same = again.shape == logits.shape and torch.equal(again.argmax(1), logits.argmax(1))
         except Exception as error:  # a model may do anything that cannot be recorded

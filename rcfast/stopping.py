@@ -113,7 +113,7 @@ def sequential(
 
 def unanimous_length(num_classes: int, alpha: float) -> int:
     """The unanimous votes at which :func:`sequential` accepts: 12 at alpha = 1e-3."""
-    n = torch.arange(1, 64 + math.ceil(2 * math.log2(1 / alpha)))
+    n = torch.arange(1, 64 + math.ceil(2 * math.log2(1 / alpha)), device="cpu")
     q = 1 - ANY_LABEL + ANY_LABEL / (num_classes - 1)
     accepted = math.log(q) + log_wealth(n - 1, torch.zeros_like(n)) >= -math.log(alpha)
     return int(n[accepted][0])

@@ -137,8 +137,11 @@ def count(
         ends = rounds.together(checkpoints, first, len(active), runner.free_rows * sharing.size)
         ends = checkpoints[: sharing.first(len(ends))]
         votes, who = rounds.fetch(draw.votes(active, first, ends)), torch.from_numpy(active)
-        rounds.check_cast(casting, votes, ends[-1] - first, active)
         for k, reached in enumerate(ends):
+            # Of those that have not stopped before: how many checkpoints run together leaves no trace.
+            rounds.check_cast(
+                casting, votes[:, k : k + 1], reached - (ends[k - 1] if k else first), who.numpy()
+            )
             totals[who] += votes[:, k, :-1]
             samples[who] = reached
             if first == 0 and k == 0:

@@ -20,6 +20,7 @@ from rcfast.attacks import (
     Adapted,
     CWLinf,
     DeepFool,
+    OptMargin,
     RegionCW,
     Smallest,
     Untargeted,
@@ -115,6 +116,18 @@ def test_attacks_on_votes_take_such_slopes_inside_the_box_too(attack):
     assert result.success.double().mean() >= 0.75
 
 
+@pytest.mark.parametrize("attack", [DeepFool(), JSMA(), IGSM(iterations=20, refine=1)], ids=repr)
+def test_who_has_infinite_slopes_changes_nothing_for_others(attack):
+    model = network(classes=5)
+    x = inputs(4, 12, low=-0.5).clamp(0, 1)
+    x[:2] = x[:2].clamp(0.1, 0.9)  # these have finite ones
+    gamma = lambda z: model(z**0.45)  # noqa: E731
+    labels = wanted(attack, predicted(gamma, x))
+    both, alone = attack(gamma, x, labels), attack(gamma, x[:2], labels[:2])
+    assert torch.equal(both.adversarial[:2], alone.adversarial)
+    assert torch.equal(both.queries[:2], alone.queries)
+
+
 def test_slopes_of_votes_that_are_not_finite_are_said():
     model = network(classes=5).float()
     broken = lambda z: model(z + (z[:, :1] - z[:, :1].detach()).abs().sqrt())  # noqa: E731
@@ -191,6 +204,7 @@ def test_a_look_at_memory_that_fails_is_no_end(attack, kind):
         CWL2(iterations=4, searches=2),
         CWLinf(iterations=4, c0=0.1, c_max=0.4),
         CWL0(iterations=2, c0=0.1, c_max=0.2, twice=False),
+        OptMargin(iterations=3, searches=1),
     ],
     ids=lambda a: type(a).__name__,
 )
@@ -271,12 +285,28 @@ def test_untargeted_keeps_the_candidates_of_what_it_combines():
             assert torch.equal(one.adversarial[~rows], X[~rows])
 
 
+def test_a_longer_noise_on_a_model_that_answers_at_random_is_asked_about_as_often():
+    model, dice = network(classes=5).float(), torch.Generator().manual_seed(0)
+    x = inputs(32, 12).float()
+    labels = predicted(model, x)
+    of = DeepFool()(model, x, labels)
+    found = Adapted(DeepFool(), 0.0).of(
+        of, lambda z: model(z) + torch.randn(len(z), 5, generator=dice), labels
+    )
+    assert torch.equal(found.queries, of.queries + 10)
+    assert 0 < found.success.sum() < of.success.sum()
+
+
 @pytest.mark.parametrize(
     (
         "attack",
         "least",
     ),  # over 24 seeds 0.80, 0.97 and 0.998; where success is what one pass says, 0.52, 0.64 and 0.96
-    [(CWLinf.fast(iterations=60), 0.65), (CWL2.fast(iterations=60, searches=3), 0.8), (DeepFool(), 0.98)],
+    [
+        (CWLinf.fast(iterations=60), 0.65),
+        (CWL2.fast(iterations=60, searches=3), 0.8),
+        (DeepFool(), 0.98),
+    ],
     ids=repr,
 )
 def test_success_against_a_model_that_answers_at_random_is_what_most_passes_say(attack, least):

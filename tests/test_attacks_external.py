@@ -118,3 +118,46 @@ def test_the_boundary_attack_walks_nearer_with_more_queries():
         assert (vote.predict(result.adversarial) != labels).all()
         noise.append(result.mean_noise(2))
     assert noise[1] < 0.95 * noise[0]
+
+
+@pytest.mark.skipif("torchattacks" not in HAVE, reason="torchattacks is not installed")
+def test_with_gradients_the_last_that_it_asked_about_counts_where_the_budget_ends_it():
+    net, x = model(), images(4)
+    labels = predicted(net, x.double())
+    vote = RegionClassifier(net, 0.1, m=100)
+    settings = {"norm": math.inf, "points": 6, "eps": 0.2, "alpha": 0.05, "steps": 10}
+    assert external("torchattacks:PGD", queries=9, **settings)(vote, x, labels).success.all()
+
+
+@pytest.mark.skipif("foolbox" not in HAVE, reason="foolbox is not installed")
+def test_an_example_on_which_a_library_gives_up_fails_alone():
+    def bright(z):  # uniform noise never leaves label 0
+        lead = (z.flatten(1).mean(1) - 0.9)[:, None]
+        return torch.cat([-lead, lead], 1)
+
+    x = torch.cat([torch.full((1, 1, 12, 12), 0.95), torch.full((1, 1, 12, 12), 0.2)])
+    attack = external("foolbox:HopSkipJumpAttack", steps=2, max_gradient_eval_steps=20, queries=3000)
+    with pytest.warns(
+        RuntimeWarning, match="HopSkipJumpAttack gave up on an example: ValueError: init_attack"
+    ):
+        found = attack(bright, x, torch.tensor([1, 0]))
+    assert found.success.tolist() == [True, False]
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        external("foolbox:LinfPGD", norm=math.inf, epsilons=0.1, steps=3),
+        external("torchattacks:CW", steps=3),
+    ],
+    ids=lambda attack: attack.name,
+)
+def test_leaves_the_gradients_of_the_parameters_alone(attack):
+    if attack.name.partition(":")[0] not in HAVE:
+        pytest.skip(f"{attack.name} is not installed")
+    net, x = model(), images(2)
+    first, *others = net.parameters()
+    first.grad = torch.ones_like(first)
+    attack(net, x, predicted(net, x.double()))
+    assert torch.equal(first.grad, torch.ones_like(first))
+    assert all(p.grad is None for p in others)

@@ -148,6 +148,10 @@ def test_target_that_is_the_true_label():
         (lambda: get("T-FGSM", budget="slow"), ValueError, "budget must be 'paper' or 'fast', got 'slow'"),
         (lambda: get("T-FGSM", alpha=1.0), ValueError, "alpha is for the adapted attacks"),
         (lambda: get("T-FGSM", confidence=1.0), TypeError, "T-FGSM has no hyperparameter 'confidence'"),
+        (lambda: get("T-CA-L2", confidence=20.0), TypeError, "T-CA-L2 is .* its own confidence, .* be 20.0"),
+        (lambda: get("T-RegionCW-L0", norm=2), TypeError, "T-RegionCW-L0 is .* its own norm, .* be 2"),
+        (lambda: get("T-OptMargin", targeted=False), TypeError, "its own targeted, which cannot be False"),
+        (lambda: JSMA(max_changed=10.0), ValueError, "max_changed must be a positive integer, got 10.0"),
     ],
 )
 def test_bad_hyperparameters(make, error, message):
@@ -282,11 +286,21 @@ def test_rows_follow_the_free_memory(monkeypatch):
     few = attack_memory.rows_that_fit(model, x)
     monkeypatch.setattr(attack_memory, "free_bytes", lambda device: 1 << 10)
     assert attack_memory.rows_that_fit(model, x) == 1
-    # A row saves its activations, 4 kB twice and a mask at most, and has 16 inputs of work space.
-    assert (10 << 20) / 2 / (3 * 16_000 + 64_000) <= few <= (10 << 20) / 2 / 64_000
+    # A row saves its input and activations, 4 kB each and a mask at most, and has HELD inputs of work space.
+    held = 4_000 * attack_memory.HELD
+    assert (10 << 20) / 2 / (3 * 16_000 + held) <= few <= (10 << 20) / 2 / (3 * 8_000 + held)
     assert attack_memory.free_bytes.__name__ == "<lambda>"
     monkeypatch.undo()
     assert attack_memory.free_bytes(torch.device("cpu")) > 0
+
+
+def test_what_a_row_takes_does_not_follow_how_many_are_given():
+    """A convolution keeps its input: of one example that, and not all of which it is a view."""
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.LazyLinear(4)).eval()
+    x = torch.rand(100, 3, 8, 8)
+    model(x[:1])
+    few, many = (attack_memory._saved_by_a_row(model, x[:n]) for n in (2, 100))
+    assert few == many >= (3 * 8 * 8 + 8 * 6 * 6) * 4
 
 
 def test_a_vote_with_a_size_for_each_example_is_not_attacked():

@@ -1,7 +1,9 @@
 """Rounds of a vote: what they cost the host, that their cut leaves no trace, and passes that are replayed."""
 
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -32,7 +34,7 @@ class Network(nn.Module):
         super().__init__()
         torch.manual_seed(0)
         self.body = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 10))
-        self.rows: list[int] = []
+        self.rows: deque[int] = deque()  # not compared, as a list would be
         self.counter: Counter | None = None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -87,7 +89,7 @@ def test_a_round_costs_one_wait_and_a_dozen_operators(lengths: str, monkeypatch:
     rc = RegionClassifier(model, r, m=1000, chunk=4000)
     rc.vote(images(40))  # buffers are made and views of them kept
     counter, costs, fetch = Counter(), [], rounds.fetch
-    model.counter, model.rows = counter, []
+    model.counter, model.rows = counter, deque()
 
     def counted(votes: Tensor) -> Tensor:
         costs.append(list(counter.names))
@@ -113,7 +115,7 @@ def test_further_passes_of_a_round_cost_a_dozen_operators_each(monkeypatch: pyte
     model, counter = Network(), Counter()
     rc = RegionClassifier(model, 0.3, m=100, stop=None, chunk=100)
     rc.vote(images(50))
-    model.counter, model.rows = counter, []
+    model.counter, model.rows = counter, deque()
     waits: list[int] = []
     fetch = rounds.fetch
     monkeypatch.setattr(rounds, "fetch", lambda votes: waits.append(1) or fetch(votes))
@@ -238,7 +240,7 @@ class Recorder:
         self.replayed: list[int] = []
 
     def __call__(
-        self, call: Callable[[Tensor], Tensor], points: Tensor, pool: Any = None
+        self, call: Callable[[Tensor], Tensor], points: Tensor, room: Any = None
     ) -> Callable[[], Tensor]:
         out = call(points).clone()
         self.recorded.append(len(points))
@@ -278,16 +280,18 @@ def test_passes_of_a_size_are_replayed(recorder: Recorder) -> None:
     assert len(recorder.replayed) - first == 50
 
 
-@pytest.mark.parametrize("change", ["weights", "replaced", "attribute", "training only", "full float32"])
+@pytest.mark.parametrize(
+    "change", ["weights", "replaced", "attribute", "list", "training only", "full float32"]
+)
 def test_a_changed_model_is_recorded_anew(recorder: Recorder, change: str) -> None:
     class Scaled(Network):
         scale = 1.0
 
         def forward(self, x: Tensor) -> Tensor:
-            return super().forward(x) * self.scale
+            return super().forward(x) * self.scale * self.scales[0]
 
     model = Scaled()
-    model.scale = 1.0
+    model.scale, model.scales = 1.0, [1.0]
     rc = RegionClassifier(model, 0.3, m=100, stop=None, chunk=100)
     rc.vote(images(20))
     with torch.no_grad():
@@ -297,11 +301,13 @@ def test_a_changed_model_is_recorded_anew(recorder: Recorder, change: str) -> No
             model.body[3].weight.data = -model.body[3].weight
         elif change == "attribute":
             model.scale = -1.0
+        elif change == "list":
+            model.scales[0] = -1.0
         elif change == "training only":
             model.train()
     with full_float32() if change == "full float32" else nullcontext():
         after = rc.vote(images(20))
-    assert len(recorder.recorded) == (2 if change in ("replaced", "attribute", "full float32") else 1)
+    assert len(recorder.recorded) == (2 if change in ("replaced", "attribute", "list", "full float32") else 1)
     assert same(
         after, RegionClassifier(model, 0.3, m=100, stop=None, chunk=100, cuda_graphs=False).vote(images(20))
     )
@@ -339,6 +345,52 @@ def test_a_model_that_does_not_allow_it_is_run_itself(
     }
     assert reason[trouble] in str(replays_of(rc).refused)
     assert not replays_of(rc)._recorded
+
+
+class Stack:
+    """In place of torch.cuda: which contexts are open, and in which of them something happens."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, fails: bool) -> None:
+        self.open: list[Any] = []
+        self.recorded_in: list[Any] = []
+        for name in ("device", "stream"):
+            monkeypatch.setattr(torch.cuda, name, lambda what, name=name: self.entered(name, what))
+        monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the caller's")
+        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
+        recording = lambda graph, *, pool, stream, capture_error_mode: self.entered("graph", stream, fails)  # noqa: E731
+        monkeypatch.setattr(torch.cuda, "graph", recording)
+
+    @contextmanager
+    def entered(self, name: str, what: Any, fails: bool = False) -> Iterator[None]:
+        self.open.append((name, what))
+        yield
+        if fails:  # as torch's own does, before it comes back to the caller's stream
+            raise RuntimeError("operation failed due to a previous error during capture")
+        self.open.pop()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_pass_is_recorded_on_a_stream_of_its_device_and_the_callers_comes_back(
+    monkeypatch: pytest.MonkeyPatch, fails: bool
+) -> None:
+    stack = Stack(monkeypatch, fails=fails)
+    left: list[str] = []
+
+    @contextmanager
+    def stream(what: Any) -> Iterator[None]:
+        stack.open.append(("stream", what))
+        try:
+            yield
+        finally:
+            left.append(what)
+
+    monkeypatch.setattr(torch.cuda, "stream", stream)
+    points = SimpleNamespace(device="cuda:1")
+    seen: list[Any] = []
+    with pytest.raises(RuntimeError, match="during capture") if fails else nullcontext():
+        graphs.capture(lambda _: seen.extend(stack.open), points, graphs.Room("memory", "of cuda:1"))  # type: ignore[arg-type, func-returns-value]
+    assert seen == [("device", "cuda:1"), ("stream", "the caller's"), ("graph", "of cuda:1")]
+    assert left == ["the caller's"]
 
 
 def test_long_passes_are_not_recorded(recorder: Recorder) -> None:

@@ -62,6 +62,18 @@ def test_a_label_that_cannot_be_is_not_reached_and_hinders_nobody() -> None:
     torch.testing.assert_close(both.adversarial[:5], alone.adversarial, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
+def test_a_search_that_goes_on_for_long_after_such_a_label_ends() -> None:
+    model, x = linear(), inputs(2)
+
+    def never(z: Tensor) -> Tensor:
+        return model(z) - 1e3 * (torch.arange(4) == 3)
+
+    vote = RegionClassifier(never, 0.02, m=20)
+    found = RegionCW(steps=2500, points=1, restarts=1, votes=20)(vote, x, torch.tensor([3, 3]))
+    assert not found.success.any()
+
+
 def test_a_tie_is_left_by_the_least_noise() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(6, 3, bias=False)).eval()
@@ -105,6 +117,7 @@ def test_on_a_plateau_c_is_not_infinite() -> None:
     assert attack._least_c(state)[1] < 1
 
 
+@pytest.mark.slow
 def test_looks_of_others_end_no_search() -> None:
     """170 iterations are no multiple of the four between looks: rows that begin anew have others at other steps."""
     x, model = inputs(12), linear()
@@ -150,8 +163,52 @@ def test_a_longer_noise_costs_what_its_vote_costs() -> None:
     vote = RegionClassifier(model, 0.05, m=60, stop=None)
     labels = said(model, x)
     of = CWL2.fast(searches=2, iterations=20)(model, x, (labels + 1) % 4)
-    longer = Adapted(CWL2.fast(), 1.0)._of(of, vote, (labels + 1) % 4, limit=100)
+    longer = Adapted(CWL2.fast(), 1.0).of(of, vote, (labels + 1) % 4)
     assert torch.equal(longer.queries, of.queries + 60)
+
+
+def test_a_longer_noise_is_judged_by_the_vote_as_it_is() -> None:
+    """Not by one of inputs that are rounded as the network wants them."""
+    model, x = linear(), inputs(40)
+    labels = said(model, x)
+    vote = RegionClassifier(model.bfloat16(), 0.3, m=20, stop=None)
+    of = DeepFool()(vote.model, x, labels)
+    longer = Adapted(DeepFool(), 0.1).of(of, vote, labels)
+    (candidate,) = longer.candidates
+    assert torch.equal(candidate.success, (vote.predict(candidate.adversarial) != labels) & of.success)
+
+
+def test_the_network_of_a_vote_behind_a_callable_is_attacked_in_evaluation_mode() -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.BatchNorm1d(6), nn.Linear(6, 4), nn.Dropout()).train()
+    before = {k: v.clone() for k, v in network.state_dict().items()}
+    x, behind = inputs(), lambda z: network(z)
+    vote = RegionClassifier(behind, 0.05, m=20)
+    targets = (vote.predict(x) + 1) % 4
+    found = RegionCW.fast(steps=10, votes=20)(vote, x, targets)
+    again = RegionCW.fast(steps=10, votes=20)(vote, x, targets)
+    assert torch.equal(found.adversarial, again.adversarial)
+    assert network.training
+    assert all(torch.equal(v, before[k]) for k, v in network.state_dict().items())
+
+
+@pytest.mark.parametrize("kind", ["vote", "network"])
+def test_a_look_at_memory_changes_no_example(kind: str) -> None:
+    class Moves(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = linear()
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                x.mul_(0.5)
+            return self.inner(x)
+
+    model, x = Moves().eval(), inputs()
+    attacked = RegionClassifier(model, 0.05, m=20) if kind == "vote" else model
+    found = RegionCW.fast(steps=5, votes=20)(attacked, x, said(model, x.clone()))
+    assert torch.equal(found.clean, inputs())
+    assert torch.equal(x, inputs())
 
 
 def test_apgd_compares_its_last_iterate_and_not_the_best_twice(monkeypatch: pytest.MonkeyPatch) -> None:

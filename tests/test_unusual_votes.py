@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from rcfast import RegionClassifier, engine, ops, stopping
 from rcfast.fused import fused
 from rcfast.graphs import Replays
-from rcfast.ops import UNITS
+from rcfast.ops import UNITS, saliency
+from rcfast.regions.ids import _positions
 from rcfast.running import eager
 from rcfast.running.modules import mode, unseen_in_training
+from rcfast.stopping import _checkpoints
 
 BF16 = torch.bfloat16
 
@@ -111,12 +113,26 @@ def test_the_default_device_of_torch_is_nobodys_business() -> None:
     model, x = linear(), inputs()
     expected = RegionClassifier(model, 0.1, m=50).vote(x)
     for options in ({}, {"weights": "distance"}):
-        vote = RegionClassifier(model, 0.1, m=50, **options)
-        usual = vote.vote(x)
+        for cached in (_checkpoints, _positions):  # made by whoever asks first
+            cached.cache_clear()
+        vote = RegionClassifier(model, 0.1, m=53, **options)
         with torch.device("meta"):
-            again = RegionClassifier(model, 0.1, m=50, **options).vote(x)
-        assert torch.equal(again.counts, usual.counts)
+            again = RegionClassifier(model, 0.1, m=53, **options).vote(x)
+        assert torch.equal(again.counts, vote.vote(x).counts)
     assert expected.counts.device.type == "cpu"
+
+
+def test_the_default_dtype_of_torch_is_nobodys_business_of_jsma(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kernels write float32 into what is made for them, on a GPU beyond its end where it is narrower."""
+    made: list[torch.dtype] = []
+    monkeypatch.setattr(saliency, "_saliency_pair_", lambda out, workspace, *_: made.append(workspace.dtype))
+    a, free = torch.rand(2, 5), torch.ones(2, 5, dtype=torch.bool)
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        saliency.saliency_pair(a, a, free)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert made == [torch.float32]
 
 
 def test_the_default_dtype_of_torch_is_nobodys_business() -> None:

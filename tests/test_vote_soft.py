@@ -164,6 +164,9 @@ def test_empty():
     assert tally(torch.empty(0, 4, 3), "softmax")[0].shape == (0, 3)
     assert tally(torch.empty(2, 0, 3), "margin")[0].sum() == 0
     ops.distance_(torch.empty(2, 0), torch.empty(2, 0, 3), torch.empty(2, 3))
+    nowhere = torch.full((2, 3), 7.0)
+    ops.distance_(nowhere, torch.empty(2, 3, 0), torch.empty(2, 0))
+    assert not nowhere.any()
 
 
 GOOD = {

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 import rcfast
-from rcfast import Cube, Gaussian, L2Ball, RegionClassifier, Sphere, learn_length, regions
+from rcfast import Cube, Gaussian, L2Ball, RegionClassifier, Sphere, engine, learn_length, regions
 from rcfast.ops import UNITS
 from rcfast.stopping import StoppingRule, exact, leaders, sequential
 
@@ -246,3 +246,26 @@ def test_bad_input(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error) as caught:
         make()
     assert message in str(caught.value)
+
+
+def test_what_lies_beyond_the_end_of_a_vote_is_nobodys_business(monkeypatch: pytest.MonkeyPatch) -> None:
+    """NaN at a late point, drawn in the round in which the vote ends or not at all."""
+    x, seen = images(1), []
+
+    def certain(points: Tensor) -> Tensor:
+        seen.append(points.flatten(1).clone())
+        return torch.tensor([[0.0, 50.0]]).repeat(len(points), 1)
+
+    RegionClassifier(certain, 0.1, stop=None, chunk=1000).vote(x)
+    rare = seen[-1][500, 0]
+    assert len(seen[-1]) == 1000
+    assert (seen[-1][:, 0] == rare).sum() == 1
+
+    def model(points: Tensor) -> Tensor:
+        return certain(points).masked_fill(points.flatten(1)[:, :1] == rare, float("nan"))
+
+    for free in (0, 1000):
+        monkeypatch.setattr(engine.Runner, "free_rows", property(lambda self, free=free: free))
+        votes = RegionClassifier(model, 0.1, weights="softmax").vote(x)
+        assert votes.decided.all()
+        assert votes.samples.item() < 500

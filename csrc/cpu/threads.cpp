@@ -6,6 +6,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <cstring>
+#include <exception>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -48,12 +49,35 @@ void spin(Ready ready) {
     }
 }
 
+// The first exception of a loop, kept until all threads have left it: none may leave a thread that is not the
+// caller's, nor the caller while others are at work.
+class Failure {
+  public:
+    template <class Work>
+    void keep(Work work) noexcept {
+        try {
+            work();
+        } catch (...) {
+            const std::lock_guard<std::mutex> lock(mutex_);
+            if (!first_) first_ = std::current_exception();
+        }
+    }
+    void rethrow() const {
+        if (first_) std::rethrow_exception(first_);
+    }
+
+  private:
+    std::mutex mutex_;
+    std::exception_ptr first_;
+};
+
 struct Job {
     const std::function<void(int64_t, int64_t)>* work;
     int64_t items;
     int parts, threads;
     int next = 0, helping = 0;
     std::atomic<int> done{0};
+    Failure failure = {};
 };
 
 class Pool {
@@ -84,7 +108,8 @@ class Pool {
             lock.unlock();
             {
                 DefaultFloatingPoint modes;
-                (*job.work)(job.items* part / job.parts, job.items * (part + 1) / job.parts);
+                job.failure.keep(
+                    [&] { (*job.work)(job.items* part / job.parts, job.items * (part + 1) / job.parts); });
             }
             lock.lock();
             if (++job.done == job.parts) finished_.notify_all();
@@ -174,13 +199,16 @@ struct Shared {
     int64_t items;
     int parts;
     std::atomic<int> next{0};
+    Failure failure = {};
 };
 
 void take_parts(void* data) {
     Shared& shared = *static_cast<Shared*>(data);
     DefaultFloatingPoint modes;
     for (int part; (part = shared.next++) < shared.parts;)
-        (*shared.work)(shared.items* part / shared.parts, shared.items * (part + 1) / shared.parts);
+        shared.failure.keep([&] {
+            (*shared.work)(shared.items* part / shared.parts, shared.items * (part + 1) / shared.parts);
+        });
 }
 
 }  // namespace
@@ -203,10 +231,12 @@ void parallel_for(int64_t items, int64_t grain, int threads,
         Shared shared{&work, items, pieces, {0}};
         // All of torch's threads: a smaller team would end the others.
         parallel(take_parts, &shared, static_cast<unsigned>(threads), 0);
+        shared.failure.rethrow();
         return;
     }
     Job job{&work, items, pieces, team, 0, 0, {0}};
     pool().run(job);
+    job.failure.rethrow();
 }
 
 }  // namespace rcfast::cpu

@@ -3,6 +3,7 @@
 #pragma once
 #include <cstdlib>
 #include <cstring>
+#include <new>
 
 #include "../core/argmax.h"
 #include "../core/dtype.h"
@@ -58,6 +59,7 @@ void vote_range(const Vote& a, int64_t begin, int64_t end) {
     const T* logits = static_cast<const T*>(a.logits);
     // Votes of one segment are gathered here, so that threads meet in counts once a segment, not once a vote.
     int32_t* tally = static_cast<int32_t*>(std::calloc(static_cast<size_t>(a.labels), sizeof(int32_t)));
+    if (!tally) throw std::bad_alloc();
     for (int64_t row = begin; row < end;) {
         const int64_t example = row / a.samples, sample = row % a.samples;
         int segment = 0;

@@ -121,7 +121,7 @@ class Sampled:
         """Rows that share a forward pass: as many as fit with all their points, in passes of even size."""
         most = max(1, self.network.limit // samples)
         pieces = -(-count // most)
-        yield from torch.arange(count).tensor_split(pieces) if count else ()
+        yield from torch.arange(count, device="cpu").tensor_split(pieces) if count else ()
 
     def _points(self, x: Tensor, rows: Tensor, first: int, samples: int) -> Tensor:
         if self.voter is None:
@@ -157,7 +157,7 @@ class Sampled:
             if not logits.requires_grad:
                 raise TypeError("model must be differentiable: its logits carry no gradient in x")
             (grad,) = torch.autograd.grad(loss(logits).sum(), leaf)
-        return logits.detach(), self.network.finite(grad)
+        return logits.detach(), self.network.finite(grad, rows)
 
     def _of_network(self, x: Tensor, rows: Tensor, loss: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
         logits, (grad,) = self.network.gradients(x, rows, lambda z: loss(z[:, None]))

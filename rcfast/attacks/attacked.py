@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from rcfast.attacks.margins import per_row
 from rcfast.running import Model
 
 Observer = Callable[[Tensor, Tensor, Tensor], None]  # inputs, logits and examples of a forward pass
@@ -21,9 +22,10 @@ INSIDE = 1e-3  # how far from 0 and 1 a slope is taken that is infinite there
 class _Slopes:
     """What is known of slopes that are infinite or NaN, for all forms of a model in one batch."""
 
-    met: Tensor  # [1] bool: since the last look, while they were not expected
-    left_out: Tensor  # [1] bool: some was taken for 0 although it was expected
-    steep: bool | None = None  # whether they are expected; None before the first gradient
+    met: Tensor  # [b] int64: of each example since the last look, while they were not expected of it
+    left_out: Tensor  # [b] int64: taken for 0 although they were expected
+    steep: Tensor  # [b] bool: of which examples they are expected
+    any: bool | None = None  # whether of any; None before the first gradient
 
 
 @dataclass
@@ -57,7 +59,8 @@ class AttackedModel:
         self.examples, self.in_parts = examples, in_parts
         self.model, self.num_classes, self.limit, self.queries = model, num_classes, limit, queries
         self._bar, self._done = bar, _Done()
-        self._slopes = _Slopes(*torch.zeros(2, 1, dtype=torch.bool, device=queries.device))
+        none = torch.zeros_like(queries)
+        self._slopes = _Slopes(none, none.clone(), none.bool())
         self._once = False  # whether a graph serves for one backward pass only
 
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
@@ -84,35 +87,49 @@ class AttackedModel:
         """Logits [n,L] at x [n,...] and, for each loss (logits -> [n] or scalar), its gradient [n,...] in x.
 
         One forward pass, one backward pass for each loss. A slope that is infinite or NaN, as that of a root at 0,
-        is taken INSIDE the box instead, once the first call or a later `look` has met one; else it becomes 0.
+        is taken INSIDE the box instead, from then on for the examples that have met one; on a GPU from the first call
+        or a later `look` on, and else it becomes 0. The pass inside counts for those examples alone.
         """
         logits, grads = self._differentiate(x, rows, losses)
         slopes = self._slopes
         if (
-            slopes.steep is None
-        ):  # found out at the first call and in `look`: each time waits for a GPU's work
-            slopes.steep = not all(bool(g.isfinite().all()) for g in grads)
-        if slopes.steep:
+            slopes.any is None or not x.is_cuda
+        ):  # there at the first call and in `look`: each waits for a GPU's work
+            for gradient in grads:
+                slopes.met.index_add_(0, rows, _broken(gradient))
+            slopes.any = bool(slopes.any)
+            self.look()
+        if slopes.any:
+            before = self.queries.clone()
             _, inner = self._differentiate(x.clamp(INSIDE, 1 - INSIDE), rows, losses)
-            grads = [torch.where(g.isfinite(), g, other) for g, other in zip(grads, inner, strict=True)]
-        return logits, [self.finite(g) for g in grads]
+            self.queries.copy_(torch.where(slopes.steep, self.queries, before))
+            kept = ~per_row(slopes.steep[rows], x)
+            grads = [
+                torch.where(kept | g.isfinite(), g, other) for g, other in zip(grads, inner, strict=True)
+            ]
+        return logits, [self.finite(g, rows) for g in grads]
 
-    def finite(self, gradient: Tensor) -> Tensor:
-        """A gradient, in place, without slopes that are infinite or NaN: 0 there; they are remembered for `warn`."""
-        slopes = self._slopes
-        (slopes.left_out if slopes.steep else slopes.met).logical_or_(~gradient.isfinite().all())
+    def finite(self, gradient: Tensor, rows: Tensor) -> Tensor:
+        """A gradient [n,...], in place, without slopes that are infinite or NaN: 0 there; `warn` remembers them."""
+        slopes, broken = self._slopes, _broken(gradient)
+        if slopes.any:
+            expected = broken * slopes.steep[rows]
+            slopes.left_out.index_add_(0, rows, expected)
+            broken = broken - expected
+        slopes.met.index_add_(0, rows, broken)
         return gradient.nan_to_num_(0.0, 0.0, 0.0)
 
     def look(self) -> None:
-        """Finds out whether infinite slopes were met since the last look; waits for a GPU's work."""
+        """Finds out of which examples infinite slopes were met since the last look; waits for a GPU's work."""
         slopes = self._slopes
-        if not slopes.steep and bool(slopes.met):
-            slopes.steep = True
+        if slopes.any is not None and bool(slopes.met.any()):
+            slopes.steep |= slopes.met > 0
+            slopes.any = True
             slopes.met.zero_()
 
     def warn(self) -> None:
         """Warns of slopes that were taken for 0 in an attack that has ended."""
-        if bool(self._slopes.left_out | self._slopes.met):
+        if bool((self._slopes.left_out + self._slopes.met).any()):
             warnings.warn(
                 "the gradient of the model is infinite or NaN in some coordinates, which are left out: "
                 "the attack may be weaker than it looks",
@@ -153,3 +170,8 @@ class AttackedModel:
             if step > 0:
                 self._bar.update(min(step, self._bar.total - self._bar.n))  # sums of shares round
                 self._done.examples += step
+
+
+def _broken(gradient: Tensor) -> Tensor:
+    """Which rows of a gradient [n,...] have a slope that is infinite or NaN: 1 or 0 [n], int64."""
+    return (~gradient.isfinite().flatten(1).all(1)).long()

@@ -92,7 +92,8 @@ class Attack(ABC):
         if true_labels is not None and self.targeted:
             check_targets(labels, true_labels)
         x, model = _leave_inference_mode(x), runnable(model)
-        with evaluating(model), full_float32():
+        # A vote does not hold the modules behind a callable: the network is put into evaluation mode by itself.
+        with evaluating(model), evaluating(network_of(model)), full_float32():
             return self._attack(
                 model, x.clamp(0, 1), _leave_inference_mode(labels), progress=progress, batch=batch
             )
@@ -137,7 +138,7 @@ class Attack(ABC):
         limit = batch or rows_that_fit(network_of(model), x, self._held())
         logits, queries = clean_logits(model, x, limit)
         check_label_range(labels, logits.shape[1])
-        passes = 1 if isinstance(model, RegionClassifier) or plain(model).needs(x).repeats else PASSES
+        passes = self._passes(model, x)
         already = self._judges(logits, labels)
         if passes > 1:
             _warn_of_randomness()
@@ -178,6 +179,10 @@ class Attack(ABC):
             queries=queries + spent,
             clean=x,
         )
+
+    def _passes(self, model: Model, x: Tensor) -> int:
+        """How many passes decide about a success: one where the model repeats its answers on x [N,...], N >= 1."""
+        return 1 if isinstance(model, RegionClassifier) or plain(model).needs(x).repeats else PASSES
 
     def _succeed(
         self, model: Model, x: Tensor, labels: Tensor, *, limit: int, passes: int

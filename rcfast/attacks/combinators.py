@@ -11,12 +11,12 @@ from torch import Tensor
 
 from rcfast.attacks.attacked import AttackedModel
 from rcfast.attacks.base import Attack, empty_result
-from rcfast.attacks.inputs import asked, check_counts, check_label_range, clean_logits, network_of
-from rcfast.attacks.margins import hits
+from rcfast.attacks.inputs import check_counts, check_label_range, clean_logits, network_of, runnable
 from rcfast.attacks.memory import free_bytes, rows_that_fit
 from rcfast.attacks.result import AttackResult, Noise, check_norm, least_noise
 from rcfast.classifier import RegionClassifier
-from rcfast.running import Model, evaluating, plain
+from rcfast.hardware import full_float32
+from rcfast.running import Model, evaluating
 
 
 class _Combined(Attack):
@@ -244,15 +244,15 @@ class Adapted(_Combined):
         """
         if not len(result):
             return result
-        model = plain(model)
-        with evaluating(model):
-            return self._of(result, model, labels, limit=rows_that_fit(model, result.clean))
+        model = runnable(model)
+        with evaluating(model), evaluating(network_of(model)), full_float32():
+            return self._of(result, model, labels, limit=rows_that_fit(network_of(model), result.clean))
 
     def _attack(
         self, model: Model, x: Tensor, labels: Tensor, *, progress: bool | str, batch: int | None
     ) -> AttackResult:
         result = self.attack._attack(model, x, labels, progress=progress, batch=batch)
-        limit = (batch or rows_that_fit(model, x)) if len(x) else 1
+        limit = (batch or rows_that_fit(network_of(model), x)) if len(x) else 1
         return self._of(result, model, labels, limit=limit)
 
     def _of(self, result: AttackResult, model: Model, labels: Tensor, *, limit: int) -> AttackResult:
@@ -263,8 +263,10 @@ class Adapted(_Combined):
     def _longer(self, leaf: AttackResult, model: Model, labels: Tensor, *, limit: int) -> AttackResult:
         clean = leaf.clean
         longer = (clean + (1 + self.alpha) * (leaf.adversarial - clean)).clamp(0, 1)
-        logits, spent = asked(model, longer, limit) if len(longer) else (clean.new_zeros(0, 1), labels)
-        right = hits(logits, labels, targeted=self.targeted)
+        right, spent = labels.bool(), labels
+        if len(longer):
+            passes = self._passes(model, clean)
+            right, spent = self._succeed(model, longer, labels, limit=limit, passes=passes)
         return dataclasses.replace(
             leaf,
             adversarial=longer,

@@ -2,23 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
 import math
-import random
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
-from itertools import count
-from types import ModuleType
 from typing import Any, ClassVar
-from unittest.mock import patch
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from rcfast.attacks._libraries import LIBRARIES, Run, gradients_kept, runner, seeded
 from rcfast.attacks._sampled import Sampled, SampledAttack, key
 from rcfast.attacks.inputs import check_counts
 from rcfast.attacks.margins import hits
@@ -26,11 +19,7 @@ from rcfast.attacks.result import Noise, check_norm
 
 __all__ = ["External", "external"]
 
-LIBRARIES = {
-    "foolbox": ("foolbox.attacks", "foolbox"),
-    "art": ("art.attacks.evasion", "adversarial-robustness-toolbox"),
-    "torchattacks": ("torchattacks", "torchattacks"),
-}
+GIVES_UP = (ValueError, ArithmeticError)  # what a library raises where it finds no way for one example
 
 
 class _Spent(Exception):
@@ -48,6 +37,7 @@ class _Asked(nn.Module):
         super().__init__()
         self._attack, self._vote, self._x, self._label, self._row = attack, vote, x, label, row
         self.asked, self.best, self.noise = 0, x, math.inf
+        self.last = x[:0]  # asked about without a vote
 
     def forward(self, x: Tensor) -> Tensor:
         left = self._attack.queries - self.asked
@@ -56,6 +46,8 @@ class _Asked(nn.Module):
         given = x[:left]
         self.asked += len(given)
         inputs = given.to(self._x.dtype).clamp(0, 1)
+        if self._attack.points:
+            self.last = inputs.detach()
         answers = self._differentiable(inputs) if self._attack.points else self.look(inputs)
         if len(given) < len(x):
             raise _Spent
@@ -116,20 +108,27 @@ class External(SampledAttack):
 
     def find(self) -> Run:
         """The library's attack. Raises ImportError or AttributeError where it is not there."""
-        return _runner(self)
+        return runner(self)
 
     def _search(self, vote: Sampled, x: Tensor, labels: Tensor) -> Tensor:
-        run = _runner(self)
+        run = runner(self)
         found = x.clone()
         for i in range(len(x)):
             row = torch.tensor([i], device=x.device)
             asked = _Asked(self, vote, x[i : i + 1], labels[i : i + 1], row).eval()
-            given = x[i : i + 1].to(torch.float32)
-            with _seeded(key(self.seed, f"external {int(vote.ids[i])}")):
+            given, handed, trouble = x[i : i + 1].to(torch.float32), None, ""
+            seed = key(self.seed, f"external {int(vote.ids[i])}")
+            with seeded(seed), gradients_kept(vote.network.model):
                 try:
                     handed = run(asked, given, labels[i : i + 1])
                 except _Spent:
-                    handed = None
+                    pass
+                except GIVES_UP as error:
+                    if not asked.asked:
+                        raise
+                    trouble = f"{type(error).__name__}: {error}"
+            if trouble:
+                warnings.warn(f"{self.name} gave up on an example: {trouble}", RuntimeWarning, stacklevel=2)
             found[i] = self._better(asked, handed)[0]
             vote.network.progress((i + 1) / len(x))
         return found
@@ -137,6 +136,8 @@ class External(SampledAttack):
     def _better(self, asked: _Asked, handed: Tensor | None) -> Tensor:
         """The least noisy success [1,...] among the queries and what the library handed out; the latter if none."""
         if handed is None or not bool(handed.isfinite().all()):
+            if len(asked.last):
+                asked.look(asked.last)
             return asked.best
         last = handed.to(asked.best.dtype).clamp(0, 1)
         asked.look(last)
@@ -164,7 +165,9 @@ def external(
     given length take `epsilons=`.
 
     Examples run one at a time, so that each is the same whoever else is attacked. The example handed out is the least
-    noisy one among all that the library asked about and that the vote called a success, or what the library returned.
+    noisy one among all that the library asked about and that the vote called a success, or what the library returned;
+    with `points` what it returned, or of the last that it asked about where the budget ended it. An example on which it
+    gives up with a ValueError has failed, and a warning says so.
 
     Raises ValueError for another library, norm or budget; ImportError where the library is not installed (pip install
     'rcfast[peers]'); AttributeError where it has no such attack; what the library raises for its settings.
@@ -178,108 +181,3 @@ def external(
         points=points,
         seed=seed,
     )
-
-
-Run = Callable[[nn.Module, Tensor, Tensor], Tensor | None]  # model, x [1,...], label [1] -> example [1,...]
-
-
-def _runner(attack: External) -> Run:
-    library, _, name = attack.name.partition(":")
-    module, package = LIBRARIES[library]
-    try:
-        found: ModuleType = importlib.import_module(module)
-    except ImportError as error:
-        raise ImportError(
-            f"{attack.name} needs {package}, which does not import ({error}): pip install 'rcfast[peers]'"
-        ) from error
-    if not hasattr(found, name):
-        raise AttributeError(f"{module} has no attack {name!r}")
-    runs = {"foolbox": _foolbox, "art": _art, "torchattacks": _torchattacks}
-    return runs[library](getattr(found, name), attack)
-
-
-def _foolbox(kind: Any, attack: External) -> Run:
-    import foolbox
-
-    settings = dict(attack.settings)
-    epsilons = settings.pop("epsilons", None)
-    made = kind(**settings)
-    wanted = (
-        foolbox.criteria.TargetedMisclassification if attack.targeted else foolbox.criteria.Misclassification
-    )
-
-    def run(model: nn.Module, x: Tensor, label: Tensor) -> Tensor:
-        wrapped = foolbox.PyTorchModel(model, bounds=(0, 1), device=x.device)
-        found: Tensor = made(wrapped, x, wanted(label), epsilons=epsilons)[1]
-        return found
-
-    return run
-
-
-def _art(kind: Any, attack: External) -> Run:
-    from art.estimators.classification import PyTorchClassifier
-
-    settings = dict(attack.settings)
-    if attack.targeted:
-        settings["targeted"] = True
-    if "verbose" in kind.attack_params:
-        settings.setdefault("verbose", False)
-
-    def run(model: nn.Module, x: Tensor, label: Tensor) -> Tensor:
-        classes = model._vote.network.num_classes  # type: ignore[union-attr]
-        device = "gpu" if x.is_cuda else "cpu"
-        wrapped = PyTorchClassifier(
-            model,
-            nn.CrossEntropyLoss(),
-            tuple(x.shape[1:]),
-            int(classes),  # type: ignore[arg-type]
-            clip_values=(0.0, 1.0),
-            device_type=device,
-        )
-        one_hot = np.eye(int(classes), dtype=np.float32)[label.cpu().numpy()]  # type: ignore[arg-type]
-        found = kind(wrapped, **settings).generate(x.cpu().numpy(), one_hot)
-        return torch.from_numpy(np.asarray(found)).to(x)
-
-    return run
-
-
-def _torchattacks(kind: Any, attack: External) -> Run:
-    def run(model: nn.Module, x: Tensor, label: Tensor) -> Tensor:
-        made = kind(model, **dict(attack.settings))
-        if attack.targeted:
-            made.set_mode_targeted_by_label(quiet=True)
-        found: Tensor = made(x, label).detach()
-        return found
-
-    return run
-
-
-@contextmanager
-def _seeded(seed: int) -> Iterator[None]:
-    """The global random numbers of torch, numpy and Python by this seed inside; afterwards as they were."""
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    made = count()
-
-    class Seeded(np.random.RandomState):
-        """ART makes generators without a seed."""
-
-        def __init__(self, own: int | None = None) -> None:
-            super().__init__((seed + next(made)) & 0xFFFFFFFF if own is None else own)
-
-    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
-    with (
-        torch.random.fork_rng(devices=devices),
-        torch.inference_mode(False),
-        torch.enable_grad(),
-        warnings.catch_warnings(),
-        patch.object(np.random, "RandomState", Seeded),
-    ):
-        warnings.simplefilter("ignore")
-        torch.manual_seed(seed & (2**63 - 1))
-        np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002
-        random.seed(seed)
-        try:
-            yield
-        finally:
-            np.random.set_state(numpy_state)  # noqa: NPY002
-            random.setstate(python_state)

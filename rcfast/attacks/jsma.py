@@ -11,6 +11,7 @@ from torch import Tensor
 from rcfast.attacks._passes import channels_last
 from rcfast.attacks.attacked import AttackedModel
 from rcfast.attacks.base import Attack
+from rcfast.attacks.inputs import check_counts
 from rcfast.attacks.margins import margin
 from rcfast.ops import saliency_pair
 
@@ -48,8 +49,10 @@ class JSMA(Attack):
     def __post_init__(self) -> None:
         if not 0 < abs(self.theta) <= 1:
             raise ValueError(f"theta must lie in [-1, 1] and not be 0, got {self.theta!r}")
-        if self.max_changed is not None and self.max_changed < 2:
-            raise ValueError(f"max_changed must be at least 2 or None, got {self.max_changed!r}")
+        if self.max_changed is not None:
+            check_counts(max_changed=self.max_changed)
+            if self.max_changed < 2:
+                raise ValueError(f"max_changed must be at least 2 or None, got {self.max_changed!r}")
 
     def _run(self, model: AttackedModel, x: Tensor, labels: Tensor) -> Tensor:
         model = channels_last(model, x)

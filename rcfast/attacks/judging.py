@@ -26,7 +26,7 @@ class Judgement:
     after rounding to 8 bits, as an image file keeps them, None if not asked for; own [N] bool: by the vote that was
     attacked, under its own seed and ids; share [N] float32: of the points of all fresh votes, those that say the
     target (untargeted: the most frequent label but the true one); rival [N] float32: those that say the most frequent
-    of the other labels.
+    other label (untargeted: the true one).
     """
 
     success: Tensor

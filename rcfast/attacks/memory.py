@@ -98,7 +98,8 @@ def saved_bytes(model: Callable[[Tensor], Tensor], x: Tensor) -> int:
         return tensor
 
     with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-        model(x.detach().requires_grad_(True))
+        # A copy: some models change what they are given, and what is kept of a view is all that it is a view of.
+        model(x.detach().clone().requires_grad_(True))
     return sum(storages.values())
 
 

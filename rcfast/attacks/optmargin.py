@@ -27,10 +27,22 @@ class _Around(AttackedModel):
     else label 0 does, by the sum of what the others miss. CW-L2 towards label 1 has the summed hinge for its f."""
 
     def __init__(
-        self, network: AttackedModel, moves: Tensor, labels: Tensor, *, targeted: bool, clip: bool
+        self,
+        network: AttackedModel,
+        moves: Tensor,
+        labels: Tensor,
+        *,
+        rows: Tensor,
+        targeted: bool,
+        clip: bool,
     ) -> None:
         self.__dict__.update(copy.copy(network).__dict__)
-        self.inner, self.moves, self.labels = network, moves, labels  # moves [N,k,...]
+        self.inner, self.moves, self.labels, self.rows = (
+            network,
+            moves,
+            labels,
+            rows,
+        )  # moves [n,k,...] of `rows` [n]
         self.targeted, self.clip = targeted, clip
         self.num_classes, self.limit = 2, max(1, network.limit // moves.shape[1])
 
@@ -38,11 +50,15 @@ class _Around(AttackedModel):
         points = x[:, None] + self.moves[rows]
         points = points.clamp(0, 1) if self.clip else points
         asked = rows.repeat_interleave(self.moves.shape[1])
-        logits = logits_in_parts(self.inner, points.flatten(0, 1), asked)
+        logits = logits_in_parts(self.inner, points.flatten(0, 1), self.rows[asked])
         margins = margin(logits, self.labels[asked], targeted=self.targeted).view(len(x), -1)
         missed = margins.clamp(max=0).sum(1)
         lead = torch.where(missed < 0, missed, margins.amin(1))
         return torch.stack([torch.zeros_like(lead), lead], 1)
+
+    def progress(self, share: float) -> None:
+        """Tells the bar which share is finished of the network's batch, of which these rows are a part."""
+        self.inner.progress((int(self.rows[0]) + share * len(self.rows)) / len(self.queries))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +115,19 @@ class OptMargin(SampledAttack):
             precision="float32",
             scaled=self.scaled,
         )
-        moves = orthogonal(x, vote.ids, self.directions, seed=key(self.seed, "directions"))
-        moves *= self.rms * math.sqrt(x[0].numel())
-        moves = torch.cat([moves, torch.zeros_like(moves[:, :1])], 1)
-        around = _Around(vote.network, moves, labels, targeted=self.targeted, clip=self.clip)
-        return search._run(around, x, torch.ones_like(labels))
+        # As many examples at once as fill a pass with their points: their directions take memory.
+        found, rows = [], torch.arange(len(x), device=x.device)
+        for some in rows.split(max(1, vote.network.limit // (self.directions + 1))):
+            moves = x.new_zeros(len(some), self.directions + 1, *x.shape[1:])
+            moves[:, :-1] = orthogonal(
+                x[some], vote.ids[some], self.directions, seed=key(self.seed, "directions")
+            )
+            moves *= self.rms * math.sqrt(x[0].numel())
+            around = _Around(
+                vote.network, moves, labels[some], rows=some, targeted=self.targeted, clip=self.clip
+            )
+            found.append(search._run(around, x[some], torch.ones_like(some)))
+        return torch.cat(found)
 
 
 def orthogonal(x: Tensor, ids: Tensor, count: int, *, seed: int) -> Tensor:

@@ -28,6 +28,7 @@ PACE, FASTEST, WAY = (0.07, 0.02), 0.2, 17.0
 FAR = 0.1  # slope of the loss at points far from the target, where it is 1 at undecided ones
 SMOOTH = 0.1  # share of the newest points in the mean square of margins and in the votes
 SHARP = 3.0  # of softmax, for margins of mean square 1
+SIZES = (1e-9, 1e6)  # of the noise, while it is searched: below every grid, and beyond every corner
 
 
 @dataclass
@@ -224,7 +225,8 @@ class RegionCW(SampledAttack):
         state.mean = state.mean.lerp(gradient, _between(AVERAGED, part))
         own, other = (votes.gather(1, label[:, None])[:, 0] for label in (state.label, state.rival))
         pace = _between((min(FASTEST, max(PACE[0], WAY / self.steps)), PACE[1]), part)
-        state.size = state.size * (pace * (self._level(vote) - (own - other))).exp()
+        size = state.size * (pace * (self._level(vote) - (own - other))).exp()
+        state.size = size.clamp(*SIZES)  # of a label that no point gets it would grow without end
         return at, logits
 
     def _level(self, vote: Sampled) -> float:

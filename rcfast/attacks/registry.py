@@ -70,6 +70,13 @@ def _narrowed(attack: Attack, targets: int) -> Attack:
     return attack.replace(targets=targets) if isinstance(attack, Untargeted) else attack
 
 
+def _leaves(attack: Attack) -> list[Attack]:
+    """The parts of an attack, down to those that run by themselves."""
+    if isinstance(attack, Smallest):
+        return [leaf for part in attack.attacks for leaf in _leaves(part)]
+    return [attack, *_leaves(attack.attack)] if isinstance(attack, Untargeted) else [attack]
+
+
 def get(name: str, *, budget: str = "paper", alpha: float | None = None, **overrides: Any) -> Attack:
     """The attack of a name of the paper, or one that knows votes ("T-RegionCW", in L0 and Linf "T-RegionCW-L0" and
     "T-RegionCW-Linf", "T-OptMargin", "OptMargin").
@@ -79,7 +86,7 @@ def get(name: str, *, budget: str = "paper", alpha: float | None = None, **overr
     adapted attacks ("…-A"), 1 unless given.
 
     Raises ValueError for an unknown name or budget, or alpha with an attack that is not adapted, TypeError for a
-    hyperparameter that no part has.
+    hyperparameter that no part has, or another value of one that makes the name: "T-CA-L2" has its own confidences.
     """
     known = {**ATTACKS, **ON_VOTES}
     if name not in known:
@@ -105,4 +112,7 @@ def get(name: str, *, budget: str = "paper", alpha: float | None = None, **overr
     unknown = [key for key in overrides if key not in used]
     if unknown:
         raise TypeError(f"{name} has no hyperparameter {', '.join(map(repr, unknown))}")
+    for key, value in overrides.items():
+        if any(getattr(part, key) != value for part in _leaves(attack) if hasattr(part, key)):
+            raise TypeError(f"{name} is what it is by its own {key}, which cannot be {value!r}")
     return Adapted(attack, alpha=1.0 if alpha is None else alpha) if adapted else attack

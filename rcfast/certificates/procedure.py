@@ -229,7 +229,7 @@ def _done(
 def share_needed(region: Region, radius: float, *, shape: tuple[int, ...], norm: Norm | None = None) -> float:
     """The share of the region, in [1/2, 1], that a certified ``radius`` needs for examples of ``shape``; infinity
     where no share is enough. Raises ValueError for a region without a certificate."""
-    rule = theorem(region, torch.zeros(1, *shape), norm)
+    rule = theorem(region, torch.zeros(1, *shape, device="cpu"), norm)
     return share_for(radius, lambda p: float(rule(np.array([p]), np.array([1 - p]))[0]))
 
 

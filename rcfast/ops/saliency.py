@@ -47,6 +47,6 @@ def saliency_pair(a: Tensor, b: Tensor, free: Tensor, *, down: bool = False) -> 
         return a.new_full((len(a), 2), -1, dtype=torch.int64)
     out = torch.empty(len(a), 2, dtype=torch.int64, device=a.device)
     tiles = 0 if a.device.type == "cpu" else -(-a.shape[1] // _SALIENCY_TILE)
-    workspace = torch.empty(len(a), 2 * tiles + 1, device=a.device)
+    workspace = torch.empty(len(a), 2 * tiles + 1, dtype=torch.float32, device=a.device)
     _saliency_pair_(out, workspace, a.contiguous(), b.contiguous(), free.contiguous(), down)
     return out

@@ -35,6 +35,7 @@ def _vote_soft_(totals: Tensor, cast: Tensor, logits: Tensor, weights: Tensor | 
 @operator("distance_(Tensor(a!) out, Tensor points, Tensor x) -> ()")
 def _distance_(out: Tensor, points: Tensor, x: Tensor) -> None:
     if points.numel() == 0:
+        out.zero_()
         return
     sizes = (*points.shape[:2], math.prod(points.shape[2:]), channels("points", points))
     run("distance", (out.data_ptr(), points.data_ptr(), DTYPES[points.dtype], x.data_ptr(), *sizes), out)

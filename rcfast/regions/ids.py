@@ -48,7 +48,7 @@ def content_ids(x: Tensor) -> Tensor:
 def _positions(n: int, device: torch.device) -> Tensor:
     """A word for each of n coordinates [n]; made on the host, so that it is there on every stream of the device."""
     with torch.inference_mode(False):
-        return _splitmix(torch.arange(1, n + 1).mul_(_signed(0x9E3779B97F4A7C15))).to(device)
+        return _splitmix(torch.arange(1, n + 1, device="cpu").mul_(_signed(0x9E3779B97F4A7C15))).to(device)
 
 
 def keyed_ids(x: Tensor, key: bytes) -> Tensor:

@@ -84,11 +84,11 @@ def _names(code: types.CodeType) -> set[str]:
     return set(code.co_names).union(*map(_names, inner))
 
 
-def attributes_of(model: Any, *, inside: bool = True) -> list[Any]:
+def attributes_of(model: Any, *, versions: bool = True) -> list[Any]:
     """What the modules of a model hold beside parameters, buffers, children and modes, to be compared with ==.
 
-    Numbers and strings by value, tensors by where they are, others by identity; with ``inside`` containers by what
-    they hold, and tensors by their version, too.
+    Numbers and strings by value, containers by what they hold, tensors by where they are and, with ``versions``, by
+    whether they were written to; others by identity.
     """
     model = unwrapped(model)
     apart = {"training", "_parameters", "_buffers", "_modules"}
@@ -98,7 +98,7 @@ def attributes_of(model: Any, *, inside: bool = True) -> list[Any]:
         for name, thing in vars(module).items():
             if name not in apart:
                 found.append(name)
-                found.append(_value(thing, inside))
+                found.append(_value(thing, versions))
     return found
 
 
@@ -119,7 +119,7 @@ _EXACTLY = frozenset(_SIMPLE)  # asked first: isinstance takes long, and this is
 _HOLDERS = frozenset((dict, OrderedDict, list, tuple, set))  # most of what a module holds, and mostly empty
 
 
-def _value(thing: Any, inside: bool, depth: int = 0) -> Any:
+def _value(thing: Any, versions: bool, depth: int = 0) -> Any:
     kind = type(thing)
     if kind in _EXACTLY:
         return kind, thing
@@ -128,10 +128,10 @@ def _value(thing: Any, inside: bool, depth: int = 0) -> Any:
     if isinstance(thing, _SIMPLE):
         return kind, thing
     if isinstance(thing, Tensor):
-        return thing.data_ptr(), thing.shape, thing._version if inside and not thing.is_inference() else 0
-    if inside and isinstance(thing, list | tuple | set | dict) and depth < DEPTH:
+        return thing.data_ptr(), thing.shape, thing._version if versions and not thing.is_inference() else 0
+    if isinstance(thing, list | tuple | set | dict) and depth < DEPTH:
         parts = thing.items() if isinstance(thing, dict) else thing
-        return type(thing), [_value(part, inside, depth + 1) for part in parts]
+        return type(thing), [_value(part, versions, depth + 1) for part in parts]
     return _Identity(thing)
 
 

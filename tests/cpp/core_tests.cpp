@@ -259,6 +259,23 @@ void ranges() {
         }
 }
 
+// Out of memory in any thread is an exception of the caller, and the next loop runs as ever.
+void exceptions() {
+    for (const int threads : {1, 2, 7})
+        for (const int64_t failing : {0, 50000, 99999}) {
+            bool thrown = false;
+            try {
+                cpu::parallel_for(100000, 1, threads, [&](int64_t begin, int64_t end) {
+                    if (begin <= failing && failing < end) throw std::bad_alloc();
+                });
+            } catch (const std::bad_alloc&) {
+                thrown = true;
+            }
+            check(thrown, "parallel_for hands on what a thread throws");
+        }
+    ranges();
+}
+
 }  // namespace
 
 int main() {
@@ -266,6 +283,7 @@ int main() {
     reduced_precision();
     rare_words();
     ranges();
+    exceptions();
     for (const std::string& isa : cpu::instruction_sets()) {
         cpu::use_instruction_set(isa);
         nan_rows();
