@@ -370,6 +370,8 @@ def main() -> int:
     add("--peer", type=Path, help="with --vote: a checkout of AutoAttack")
     args = parser.parse_args()
     if args.vote:
+        if args.device != "cpu":
+            parser.error(f"--vote measures on a CPU, got --device {args.device}")
         import vote_attacks
 
         return vote_attacks.main(args)

@@ -66,7 +66,12 @@ if command -v compute-sanitizer >/dev/null && [ "$device" = cuda ]; then
 else
     step "kernels once" 60 python3 bench/gpu_steps.py kernels "$device"
 fi
-command -v nvcc >/dev/null && step sass 60 python3 bench/sass.py --out "$out/sass.json"
+if command -v nvcc >/dev/null; then
+    step sass 60 python3 bench/sass.py --out "$out/sass.json"
+elif [ "$device" = cuda ]; then
+    printf 'sass\t0\tno nvcc on the path\n' | tee -a "$out/steps.tsv"
+    failed=1
+fi
 # Without the literal loops: one example at a time, they take longer than a GPU is lent for.
 step attacks 90 python3 bench/attacks.py --device "$device" --dataset "$dataset" --out "$out/attacks.json" \
     --examples "$examples" --untargeted $((10 * examples)) \

@@ -61,17 +61,50 @@ def full_float32() -> Iterator[None]:
             del _full[at]
 
 
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """cuDNN takes deterministic algorithms only, for the process."""
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
+
+
+class _Products:
+    """torch's precision of float32 products as an attribute: "medium" is bfloat16 on a CPU, "high" TF32 on a GPU."""
+
+    @property
+    def precision(self) -> str:
+        return torch.get_float32_matmul_precision()
+
+    @precision.setter
+    def precision(self, value: str) -> None:
+        torch.set_float32_matmul_precision("highest" if value == "ieee" else value)
+
+
+_PRODUCTS = _Products()
+
+
 def float32_settings() -> list[tuple[Any, str, bool | str]]:
     """What torch is told about float32 on CUDA, by whichever of its two interfaces: (object, attribute, value)."""
     found: list[tuple[Any, str, bool | str]] = []
     cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
-    for old, news in ((cudnn, ("conv", "rnn")), (products, ("",))):
-        try:
-            found.append((old, "allow_tf32", old.allow_tf32))
-        except RuntimeError:  # it was set by the newer interface, and the two must not be mixed
-            for new in news:
-                where = getattr(old, new) if new else old
-                found.append((where, "fp32_precision", where.fp32_precision))
+    for where in (torch.backends, cudnn):  # what is not set by itself follows the first of these that is
+        if getattr(where, "fp32_precision", "none") == "tf32":
+            found.append((where, "fp32_precision", "tf32"))
+            break
+    try:
+        found.append((cudnn, "allow_tf32", cudnn.allow_tf32))
+    except RuntimeError:  # it was set by the newer interface, and the two must not be mixed
+        found += [(where, "fp32_precision", where.fp32_precision) for where in (cudnn.conv, cudnn.rnn)]
+    try:
+        if _PRODUCTS.precision != "highest":
+            found.append((_PRODUCTS, "precision", _PRODUCTS.precision))
+    except RuntimeError:
+        found.append((products, "fp32_precision", products.fp32_precision))
     return found
 
 

@@ -76,5 +76,7 @@ class Sharing:
     def _device(self) -> torch.device:
         import torch.distributed as dist
 
-        nccl = dist.get_backend(self._group) == "nccl"
-        return torch.device("cuda", torch.cuda.current_device()) if nccl else torch.device("cpu")
+        if dist.get_backend(self._group) != "nccl":
+            return torch.device("cpu")
+        bound = getattr(self._group, "bound_device_id", None)
+        return bound or torch.device("cuda", torch.cuda.current_device())

@@ -93,7 +93,10 @@ def nearness(points: Tensor, x: Tensor, region: Region) -> Tensor:
     """
     distance = torch.empty(points.shape[:2], dtype=torch.float32, device=points.device)
     ops.distance_(distance, points, x.to(torch.float32).contiguous())
-    reach = torch.as_tensor(region.reach(x[0].numel()), dtype=torch.float32, device=points.device)
+    reach = region.reach(x[0].numel())
+    if not isinstance(reach, Tensor):  # filled there: a copy waits for the device
+        reach = torch.full((1,), reach, device=points.device)
+    reach = reach.to(points.device, torch.float32)
     reach = reach.view(-1, 1)  # 0 where the region is the example itself, up to rounding
     share = torch.where((distance > 0) & (reach > 0), distance / reach, 0)
     return ((1 - share).clamp(0, 1) * UNITS).to(torch.int32)

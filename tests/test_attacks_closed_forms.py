@@ -92,6 +92,69 @@ def test_igsm_walks_on_from_where_the_ball_comes_into_the_way(monkeypatch, loss,
     assert short.queries.sum() < published.queries.sum()
 
 
+def literal_igsm(model, x, target, eps, step, iterations):
+    """One example at one eps: the first iterate that says the target, or None."""
+    point = x.clone()
+    for _ in range(math.ceil(eps / step) + iterations + 1):
+        leaf = point.clone().requires_grad_(True)
+        z = model(leaf[None])
+        if z.argmax() == target:
+            return point
+        loss = torch.nn.functional.cross_entropy(z, target[None])
+        moved = point - step * torch.autograd.grad(loss, leaf)[0].sign()
+        point = torch.minimum(torch.maximum(moved, x - eps), x + eps).clamp(0, 1)
+    return None
+
+
+def test_igsm_equals_a_literal_one_at_every_eps():
+    model, x = network(), inputs(12, 12)
+    targets = other_targets(predicted(model, x), 4)
+    result = IGSM(step=1 / 16, refine=2, iterations=10, max_eps=0.5)(model, x, targets)
+    grid = [k / 32 for k in range(1, 17)]
+    compared = 0
+    for i, (row, target) in enumerate(zip(x, targets, strict=True)):
+        found = [literal_igsm(model, row, target, eps, 1 / 16, 10) for eps in grid]
+        wins = [one is not None for one in found]
+        assert result.success[i] == any(wins)
+        if any(wins) and all(wins[wins.index(True) :]):  # else a bisection may end above the smallest
+            least = min(float((one - row).abs().max()) for one in found if one is not None)
+            assert float(result.noise.linf[i]) == pytest.approx(least, abs=1e-12)
+            compared += 1
+    assert compared >= 8
+
+
+def literal_deepfool(model, x, label, overshoot=0.02):
+    """Algorithm 2 of the paper (several classes) for one example; the clipped point, or None after 25 steps."""
+    total, point = torch.zeros_like(x), x
+    for _ in range(25):
+        leaf = point.clone().requires_grad_(True)
+        z = model(leaf[None])[0]
+        steps = []
+        for k in range(len(z)):
+            if k != label:
+                w = torch.autograd.grad(z[k] - z[label], leaf, retain_graph=True)[0]
+                gap = (z[k] - z[label]).detach().abs()
+                steps.append((float(gap / w.norm()), gap / w.norm() ** 2 * w))
+        total = total + min(steps, key=lambda step: step[0])[1]
+        point = (x + (1 + overshoot) * total).clamp(0, 1)
+        if predicted(model, point[None]) != label:
+            return point
+    return None
+
+
+def test_deepfool_equals_a_literal_one_on_a_network():
+    model, x = network(classes=5, seed=3), inputs(16, 12)
+    labels = predicted(model, x)
+    result = DeepFool()(model, x, labels)
+    compared = 0
+    for i, (row, label) in enumerate(zip(x, labels, strict=True)):
+        found = literal_deepfool(model, row, label)
+        if found is not None:
+            torch.testing.assert_close(result.adversarial[i], found, rtol=0, atol=1e-6)
+            compared += 1
+    assert compared >= 12
+
+
 def test_fgsm_success_is_not_monotone():
     """Success only between two values of eps: a bisection from above would miss it."""
 

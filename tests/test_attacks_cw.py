@@ -9,6 +9,7 @@ from torch import nn
 
 import rcfast.data
 from rcfast.attacks import CWL0, CWL2, CWLinf, _passes
+from rcfast.attacks import attacked as attacked_module
 from rcfast.attacks._climb import Climb
 from rcfast.attacks._cw import HALVINGS, REACH, Adam, from_tanh, movable, shrink, to_tanh
 from rcfast.attacks._passes import channels_last, searched
@@ -95,7 +96,9 @@ def fewest(weight, offset, x):
     ("attack", "norm"),
     [
         (CWL2(iterations=400, searches=7, c0=1e-1, rate=0.05), 2),
-        (CWLinf(iterations=400, rate=0.05, c0=1e-2, c_max=2.0), float("inf")),
+        pytest.param(
+            CWLinf(iterations=400, rate=0.05, c0=1e-2, c_max=2.0), float("inf"), marks=pytest.mark.slow
+        ),
     ],
     ids=["L2", "Linf"],
 )
@@ -238,7 +241,7 @@ def test_pixels_at_0_and_1_can_move(attack):
 def test_a_failure_returns_the_clean_input(attack):
     model = Linear(torch.tensor([1.0, 1.0, 1.0]), 9.0).eval()  # no point of the box reaches 9
     x = torch.rand(2, 3)
-    result = attack(model, x, torch.ones(2, dtype=torch.int64))
+    result = attack.replace(iterations=20)(model, x, torch.ones(2, dtype=torch.int64))
     assert not result.success.any()
     assert torch.equal(result.adversarial, x)
     assert result.noise.of(attack.norm).tolist() == [0, 0]
@@ -249,7 +252,7 @@ def test_a_model_without_slope_fails_quietly(attack):
     def flat(z):
         return torch.stack([z.flatten(1).sum(1) * 0 + 5, z.flatten(1).sum(1) * 0 + 2], 1)
 
-    result = attack(flat, torch.rand(2, 3), torch.ones(2, dtype=torch.int64))
+    result = attack.replace(iterations=20)(flat, torch.rand(2, 3), torch.ones(2, dtype=torch.int64))
     assert not result.success.any()
     assert result.adversarial.isfinite().all()
 
@@ -552,7 +555,9 @@ class Misrounded(nn.Module):
         return torch.stack([10 - z / 2, 10 + z / 2 + (10 * self.error if rough else 0)], 1)
 
 
-@pytest.mark.parametrize("error", [0.01, 0.1])  # 2.5 and 25 times what bfloat16 may round
+@pytest.mark.parametrize(  # 2.5 and 25 times what bfloat16 may round
+    "error", [pytest.param(0.01, marks=pytest.mark.slow), 0.1]
+)
 @pytest.mark.parametrize("kind", [CWL2, CWLinf, CWL0])
 def test_a_success_by_rounding_alone_hides_no_other(monkeypatch, kind, error):
     """A search keeps to the edge of what it believes: what exact logits refute must neither end nor stall it."""
@@ -566,6 +571,8 @@ def test_a_success_by_rounding_alone_hides_no_other(monkeypatch, kind, error):
     monkeypatch.setattr(_passes, "_close", lambda exact, rough: True)
     pair = searched(attacked(model, 2), x, "bfloat16")
     assert pair.rough is not pair.exact
+    told: list[bool] = []
+    monkeypatch.setattr(attacked_module, "observers", [lambda x, logits, rows, rough: told.append(rough)])
     changes = {"c_max": 200.0} if kind is CWL0 else {}
     found = kind.fast(precision="bfloat16", **changes)(model, x, torch.ones(2, dtype=torch.int64))
     assert found.success.all()
@@ -573,6 +580,7 @@ def test_a_success_by_rounding_alone_hides_no_other(monkeypatch, kind, error):
     few = torch.tensor([fewest(weight, model.offset, one.flatten()) for one in x])
     least = {0: few, 2: gap / weight.norm(), float("inf"): gap / weight.abs().sum()}[kind.norm]
     assert (found.noise.of(kind.norm) <= 1.15 * least + (kind.norm == 0)).all()
+    assert set(told) == {False, True}, "observers know which passes were in bfloat16"
 
 
 @pytest.mark.skipif(not has_bfloat16_units(torch.device("cpu")), reason="no bfloat16 units on this processor")
@@ -595,12 +603,17 @@ def test_channels_last_leaves_the_model_alone(digits):
     class Attacked:
         pass
 
-    attacked = Attacked()
-    attacked.model = model
-    faster = channels_last(attacked, x)
-    torch.testing.assert_close(faster.model(x), model(x))
-    assert attacked.model is model
-    assert model[0].weight.is_contiguous()
+    torch.manual_seed(0)
+    colours = nn.Sequential(nn.Conv2d(3, 8, 5), nn.ReLU(), nn.Flatten(), nn.Linear(128, 10)).eval()
+    for own, images in ((model, x), (colours, torch.rand(4, 3, 8, 8))):
+        attacked = Attacked()
+        attacked.model = own
+        before = [p.stride() for p in own.parameters()]
+        faster = channels_last(attacked, images)
+        torch.testing.assert_close(faster.model(images), own(images))
+        assert attacked.model is own
+        assert faster.model is not own
+        assert [p.stride() for p in own.parameters()] == before
 
 
 @pytest.mark.parametrize("kind", [CWL2, CWLinf, CWL0])

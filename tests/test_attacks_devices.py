@@ -8,6 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rcfast import RegionClassifier
 from rcfast.attacks import ATTACKS, CWL0, CWL2, IGSM, CWLinf, DeepFool, RegionCW, get
+from rcfast.attacks import attacked as attacked_module
 from rcfast.attacks._passes import Searched
 from rcfast.attacks.attacked import AttackedModel
 
@@ -37,7 +38,8 @@ class NoWaiting(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("attack", [CWL2(), CWLinf(), CWL0(), IGSM()], ids=lambda a: type(a).__name__)
-def test_an_iteration_does_not_wait_for_the_device(attack):
+def test_an_iteration_does_not_wait_for_the_device(attack, monkeypatch):
+    monkeypatch.setattr(attacked_module, "_told_at_once", lambda device: False)
     model, x = network(), inputs(6, 12)
     target = other_targets(predicted(model, x), 4)
     attacked = AttackedModel(model, num_classes=4, limit=6, queries=torch.zeros(6, dtype=torch.int64))

@@ -43,19 +43,16 @@ def test_alone_permuted_duplicated_and_in_small_batches(name):
         labels = other_targets(labels, 4)
     whole = attack(model, x, labels, batch=64)
     assert whole.success.any()
-    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    order = torch.tensor([3, 0, 5, 1, 4, 2, 2, 0])
     same(attack(model, x[order], labels[order], batch=64), whole.select(order), name)
-    twice = torch.tensor([2, 2, 0, 4, 4])
-    same(attack(model, x[twice], labels[twice], batch=64), whole.select(twice), name)
     same(attack(model, x, labels, batch=2), whole, name)
-    for i in (0, 5):
-        alone = attack(model, x[i : i + 1], labels[i : i + 1])
-        same(alone, whole.select(slice(i, i + 1)), name)
-        if not alone.candidates:
-            assert alone.queries.tolist() == whole.queries[i : i + 1].tolist()
+    alone = attack(model, x[5:], labels[5:])
+    same(alone, whole.select(slice(5, 6)), name)
+    if not alone.candidates:
+        assert alone.queries.tolist() == whole.queries[5:].tolist()
 
 
-@pytest.mark.parametrize("name", [n for n in ATTACKS if "-CA-" not in n])
+@pytest.mark.parametrize("name", slow_where(lambda n: n in LONG, [n for n in ATTACKS if "-CA-" not in n]))
 def test_what_is_handed_out_is_what_was_measured(name):
     attack = small(name)
     model, x = network(seed=4), inputs(5, 3, 4)

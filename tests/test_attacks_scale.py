@@ -64,7 +64,7 @@ def check(attack: Attack, model: Callable[[float], Model], examples: tuple[Tenso
         assert float(noise / before) == pytest.approx(1, abs=0.05), factor
 
 
-@pytest.mark.parametrize("name", slow_where(lambda name: name == "CW-L0", ATTACKS))
+@pytest.mark.parametrize("name", slow_where(lambda name: name in ("CW-L0", "CW-Linf", "OptMargin"), ATTACKS))
 def test_on_a_network(name: str, network: nn.Module, examples: tuple[Tensor, Tensor, Tensor]) -> None:
     check(ATTACKS[name], lambda factor: scaled(network, factor), examples)
 

@@ -9,6 +9,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not (shutil.which("nvcc") and shutil.which("cmake")), reason="no nvcc or no cmake")
 @pytest.mark.skipif(not (ROOT / "CMakeLists.txt").is_file(), reason="not in the source tree")
 def test_an_nvcc_that_does_not_know_the_gpu_stops_nobody(tmp_path: Path) -> None:

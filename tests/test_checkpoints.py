@@ -17,6 +17,7 @@ from training_models import Brighten, equal
 
 from rcfast import models, training
 from rcfast.data import Split
+from rcfast.regions import Cube
 from rcfast.training import checkpoints, engine
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -33,6 +34,10 @@ def cnn() -> nn.Module:
 def fit(small, checkpoint, **settings):
     settings = {"epochs": 4, "batch_size": 16, "shift": 1, "flip": True, **settings}
     return training.fit(cnn(), small, checkpoint=checkpoint, **settings)
+
+
+def fit_noisy(small, checkpoint):
+    return fit(small, checkpoint, noise=Cube(0.2))
 
 
 def fit_resnet(small, checkpoint):
@@ -66,15 +71,19 @@ def without_times(history):
     return [{key: value for key, value in row.items() if key != "seconds"} for row in history]
 
 
-@pytest.mark.parametrize("run", [fit, fit_resnet, fit_adversarial, fit_distilled])
-@pytest.mark.parametrize("epochs", [1, 3, 5])  # 5: distillation has its teacher and one epoch of the student
+@pytest.mark.parametrize(
+    ("run", "epochs"),
+    [
+        *((run, epochs) for run in (fit, fit_noisy, fit_resnet, fit_adversarial) for epochs in (1, 3)),
+        *((fit_distilled, epochs) for epochs in (1, 3, 5)),  # 5: its teacher and one epoch of the student
+    ],
+)
 def test_resumed_run_ends_like_an_uninterrupted_one(small, tmp_path, monkeypatch, run, epochs):
     whole = run(small, None)
     with monkeypatch.context() as patch:
         stop_after(epochs, patch)
-        if run is fit_distilled or epochs < 4:
-            with pytest.raises(KeyboardInterrupt):
-                run(small, tmp_path / "run.safetensors")
+        with pytest.raises(KeyboardInterrupt):
+            run(small, tmp_path / "run.safetensors")
     torch.manual_seed(99)
     resumed = run(small, tmp_path / "run.safetensors")
     assert equal(whole.model, resumed.model)

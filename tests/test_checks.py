@@ -129,7 +129,7 @@ def of_trace(found: Trace) -> dict[str, checks.Check]:
         IGSM.fast(),
         JSMA(),
         CWL2.fast(),
-        CWLinf.fast(iterations=60),
+        pytest.param(CWLinf.fast(iterations=60), marks=pytest.mark.slow),
         pytest.param(CWL0.fast(iterations=60), marks=pytest.mark.slow),
         DeepFool(),
         Walk(keep_best=True),

@@ -27,10 +27,12 @@ TINY = [
     "attacks.confidences=[0.0,5.0]",
     'attacks.confidence_models=["adversarial"]',
     "attacks.alphas=[0.5]",
-    "attacks.settings.T-CW-L2={iterations=20}",
-    "attacks.settings.T-CW-L0={iterations=10}",
-    "attacks.settings.T-CW-Linf={iterations=10}",
-    "attacks.confidence_settings={iterations=20}",
+    "attacks.settings.T-CW-L2={searches=2, iterations=20}",
+    "attacks.settings.T-CW-L0={iterations=10, c_max=1.0}",
+    "attacks.settings.T-CW-Linf={iterations=10, c_max=1.0}",
+    "attacks.settings.T-FGSM={steps=16, refine=2}",
+    "attacks.settings.T-IGSM={refine=2, iterations=5, max_eps=0.25}",
+    "attacks.confidence_settings={searches=2, iterations=20}",
     "attacks.settings.T-RegionCW={steps=5, votes=20}",
     "certify.examples=2",
     "certify.n0=20",
@@ -56,12 +58,7 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("name", NAMES)
 def test_each_output_by_itself(there: Path, name: str) -> None:
     run(there, "--only", name)
-
-
-@pytest.mark.slow
-def test_security_curves_by_themselves_are_drawn(there: Path) -> None:
-    run(there, "--only", "curves")
-    assert (there / "figures" / "curves.csv").is_file()
+    assert name != "curves" or (there / "figures" / "curves.csv").is_file()
 
 
 @pytest.mark.slow

@@ -244,3 +244,29 @@ def test_full_float32_where_torchs_newer_interface_was_used() -> None:
     finally:
         for part, value in zip(parts, settings, strict=True):
             part.fp32_precision = value
+
+
+def test_full_float32_where_products_are_in_bfloat16() -> None:
+    try:
+        torch.set_float32_matmul_precision("medium")
+        with hardware.full_float32():
+            assert torch.get_float32_matmul_precision() == "highest"
+        assert torch.get_float32_matmul_precision() == "medium"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.skipif(not hasattr(torch.backends, "fp32_precision"), reason="an older torch")
+def test_full_float32_where_tf32_was_asked_for_everywhere() -> None:
+    backends: Any = torch.backends
+    parts = (backends, backends.cudnn.conv, backends.cudnn.rnn, backends.cuda.matmul)
+    before = [part.fp32_precision for part in parts]
+    try:
+        backends.fp32_precision = "tf32"
+        settings = [part.fp32_precision for part in parts]
+        with hardware.full_float32():
+            assert [part.fp32_precision for part in parts] == ["ieee"] * 4
+        assert [part.fp32_precision for part in parts] == settings
+    finally:
+        for part, value in zip(parts, before, strict=True):
+            part.fp32_precision = value

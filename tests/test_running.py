@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import gc
 import warnings
+import weakref
 from typing import Any
 
 import pytest
@@ -317,11 +318,18 @@ def test_a_module_that_refuses_to_change_its_mode_runs_as_it_is() -> None:
 
 
 def test_modules_are_not_kept_alive() -> None:
-    gc.collect()
-    net = dense()
-    model = running.plain(lambda x: net(x))
-    assert running.modules(model) == list(net.modules())
+    def used() -> weakref.ref[nn.Module]:
+        net = dense()
+        model = running.plain(lambda x: net(x))
+        assert running.modules(model) == list(net.modules())
+        model(X)
+        RegionClassifier(net, 0.1, m=5).vote(X)
+        return weakref.ref(net)
+
     assert running.modules(len) == []
+    gone = used()
+    gc.collect()
+    assert gone() is None
 
 
 # ---- precision

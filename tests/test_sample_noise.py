@@ -257,7 +257,7 @@ def test_marginals(draws, noise, law):
 
 @pytest.mark.parametrize("n", [1, 2, 3, 50, 784])
 def test_norms_and_directions_of_balls(n):
-    samples = 4_000_000 // max(n, 20)
+    samples = 1_000_000 // max(n, 20)
     for noise, order in (("l2_ball", 2), ("l1_ball", 1), ("sphere", 2)):
         made = points(torch.zeros(1, n), 0.7, samples, seed=5, noise=noise)[0].double()
         norms = made.norm(p=order, dim=1).numpy() / 0.7

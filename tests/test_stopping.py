@@ -60,7 +60,7 @@ def simulate(
 @pytest.mark.parametrize("name", SHARES)
 def test_sequential_errs_at_most_alpha(name: str) -> None:
     shares, m = SHARES[name]
-    alpha, runs = 1e-3, RUNS if len(SHARES[name][0]) < 100 else RUNS // 15
+    alpha, runs = 1e-2, RUNS // 5 if len(SHARES[name][0]) < 100 else RUNS // 30
     label, samples, decided = simulate(shares, m, alpha, runs)
     wrong = (decided & (label != 0)).sum()
     print(f"{name}: wrong {wrong} of {runs}, decided {decided.mean():.3f}, samples {samples.mean():.1f}")

@@ -88,10 +88,11 @@ class Breaking(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inner = linear(classes=3)
+        self.inner, self.met = linear(classes=3), False
 
     def forward(self, x: Tensor) -> Tensor:
         broken = (x.mean(1) > 0.55)[:, None] & (torch.arange(3) == 1)
+        self.met |= bool(broken.any())
         return torch.where(broken, math.nan, self.inner(x) * 0.01 + x.mean(1, keepdim=True) * torch.eye(3)[2])
 
 
@@ -103,6 +104,7 @@ def test_nan_is_no_success(attack: Any) -> None:
     model, x = Breaking().eval(), inputs() * 0.8
     labels = said(model, x)
     found = attack(model, x, labels)
+    assert model.met, "the attack must have come upon NaN"
     assert not model(found.adversarial[found.success]).isnan().any()
     for part in found.candidates:
         assert not model(part.adversarial[part.success]).isnan().any()
@@ -222,4 +224,5 @@ def test_apgd_compares_its_last_iterate_and_not_the_best_twice(monkeypatch: pyte
     monkeypatch.setattr(APGD, "_look", look)
     model, x = linear(), inputs()
     APGD(eps=1e-4, steps=20)(model, x, said(model, x))
+    assert looked
     assert sum(looked) < 20

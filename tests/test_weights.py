@@ -167,6 +167,8 @@ def test_a_wrong_label_is_accepted_at_most_at_alpha(case: str) -> None:
         wrong |= accepted & (totals.argmax(1) != 0)
         first = last
     assert wrong.float().mean() <= alpha
+    if case == "hard":  # as often as a test at alpha does that can err on either side
+        assert wrong.float().mean() > alpha / 20
 
 
 # --- learning r, bad input ------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import importlib
 import random
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from itertools import count
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -76,16 +76,17 @@ def _art(kind: Any, attack: External) -> Run:
     def run(model: nn.Module, x: Tensor, label: Tensor) -> Tensor:
         classes = model._vote.network.num_classes  # type: ignore[union-attr]
         device = "gpu" if x.is_cuda else "cpu"
-        wrapped = PyTorchClassifier(
-            model,
-            nn.CrossEntropyLoss(),
-            tuple(x.shape[1:]),
-            int(classes),  # type: ignore[arg-type]
-            clip_values=(0.0, 1.0),
-            device_type=device,
-        )
         one_hot = np.eye(int(classes), dtype=np.float32)[label.cpu().numpy()]  # type: ignore[arg-type]
-        found = kind(wrapped, **settings).generate(x.cpu().numpy(), one_hot)
+        with torch.cuda.device(x.device) if x.is_cuda else nullcontext():  # it takes the current one
+            wrapped = PyTorchClassifier(
+                model,
+                nn.CrossEntropyLoss(),
+                tuple(x.shape[1:]),
+                int(classes),  # type: ignore[arg-type]
+                clip_values=(0.0, 1.0),
+                device_type=device,
+            )
+            found = kind(wrapped, **settings).generate(x.cpu().numpy(), one_hot)
         return torch.from_numpy(np.asarray(found)).to(x)
 
     return run
@@ -94,6 +95,7 @@ def _art(kind: Any, attack: External) -> Run:
 def _torchattacks(kind: Any, attack: External) -> Run:
     def run(model: nn.Module, x: Tensor, label: Tensor) -> Tensor:
         made = kind(model, **dict(attack.settings))
+        made.set_device(x.device)  # which it takes from parameters, and the model has none of its own
         if attack.targeted:
             made.set_mode_targeted_by_label(quiet=True)
         found: Tensor = made(x, label).detach()

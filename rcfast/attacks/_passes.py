@@ -52,13 +52,19 @@ def half(model: AttackedModel, x: Tensor) -> AttackedModel:
             return inner(z).to(z.dtype)
 
     # Noise that is always the same, not x: who is attacked together must not decide about the precision.
-    noise = torch.rand(TRIED, *x.shape[1:], generator=torch.Generator().manual_seed(0), dtype=x.dtype)
+    noise = torch.rand(
+        TRIED, *x.shape[1:], generator=torch.Generator().manual_seed(0), dtype=x.dtype, device="cpu"
+    )
     few = noise.to(x.device)
     try:
         exact, rough = inner(few), lower(few)
     except (RuntimeError, TypeError):  # not every module can be called under autocast
         return model
-    return _calling(model, lower) if _close(exact, rough) else model
+    if not _close(exact, rough):
+        return model
+    found = _calling(model, lower)
+    found.rough = True
+    return found
 
 
 def logits_in_parts(model: AttackedModel, x: Tensor, rows: Tensor) -> Tensor:

@@ -121,7 +121,7 @@ class Sampled:
         """Rows that share a forward pass: as many as fit with all their points, in passes of even size."""
         most = max(1, self.network.limit // samples)
         pieces = -(-count // most)
-        yield from torch.arange(count, device="cpu").tensor_split(pieces) if count else ()
+        yield from torch.arange(count, device=self.queries.device).tensor_split(pieces) if count else ()
 
     def _points(self, x: Tensor, rows: Tensor, first: int, samples: int) -> Tensor:
         if self.voter is None:

@@ -13,7 +13,8 @@ from tqdm import tqdm
 from rcfast.attacks.margins import per_row
 from rcfast.running import Model
 
-Observer = Callable[[Tensor, Tensor, Tensor], None]  # inputs, logits and examples of a forward pass
+# Inputs, logits and examples of a forward pass, and whether it was in a reduced precision.
+Observer = Callable[[Tensor, Tensor, Tensor, bool], None]
 observers: list[Observer] = []  # told of every forward pass of an attacked model, for diagnosis
 INSIDE = 1e-3  # how far from 0 and 1 a slope is taken that is infinite there
 
@@ -62,15 +63,17 @@ class AttackedModel:
         none = torch.zeros_like(queries)
         self._slopes = _Slopes(none, none.clone(), none.bool())
         self._once = False  # whether a graph serves for one backward pass only
+        self.rough = False  # whether the model computes in a reduced precision, whatever its logits are
 
     def logits(self, x: Tensor, rows: Tensor) -> Tensor:
         """Logits [n,L] of x [n,...]; keeps the graph if x requires a gradient and gradients are enabled."""
         self.queries.index_add_(0, rows, torch.ones_like(rows))
         logits = self.model(x)
+        rough = self.rough or logits.dtype.itemsize < 4 or torch.is_autocast_enabled(x.device.type)
         if logits.dtype == torch.float64 != x.dtype:
             logits = logits.to(torch.float32)  # the points are no finer, and searches compute as x does
         for observer in observers:
-            observer(x, logits, rows if self.examples is None else self.examples[rows])
+            observer(x, logits, rows if self.examples is None else self.examples[rows], rough)
         return logits
 
     @torch.no_grad()
@@ -92,9 +95,7 @@ class AttackedModel:
         """
         logits, grads = self._differentiate(x, rows, losses)
         slopes = self._slopes
-        if (
-            slopes.any is None or not x.is_cuda
-        ):  # there at the first call and in `look`: each waits for a GPU's work
+        if slopes.any is None or _told_at_once(x.device):  # else in `look`: each waits for a GPU's work
             for gradient in grads:
                 slopes.met.index_add_(0, rows, _broken(gradient))
             slopes.any = bool(slopes.any)
@@ -175,3 +176,8 @@ class AttackedModel:
 def _broken(gradient: Tensor) -> Tensor:
     """Which rows of a gradient [n,...] have a slope that is infinite or NaN: 1 or 0 [n], int64."""
     return (~gradient.isfinite().flatten(1).all(1)).long()
+
+
+def _told_at_once(device: torch.device) -> bool:
+    """Whether what was computed can be looked at without waiting for other work."""
+    return device.type == "cpu"

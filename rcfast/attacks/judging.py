@@ -94,7 +94,8 @@ def judge(
         success.append((votes.label == labels) == targeted)
         counts = votes.counts if counts is None else counts + votes.counts
         if rounded:
-            said = judging.vote((stored * 255).round() / 255, example_ids=fresh, m=m).label
+            coarse = (stored * 255).round() / stored.new_full((), 255)  # by a number CUDA rounds otherwise
+            said = judging.vote(coarse, example_ids=fresh, m=m).label
             eight.append((said == labels) == targeted)
     assert counts is not None
     if len(labels):

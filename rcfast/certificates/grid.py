@@ -67,7 +67,10 @@ class LatticeCube(Region):
         )
         level = (x * self.levels).round()[:, None]
         place.mul_(VALUES).sub_(0.5 + VALUES // 2).add_(level * self.steps)
-        place.clamp_(0, self.levels * self.steps).div_(self.levels * self.steps)
+        place.clamp_(0, self.levels * self.steps)
+        place.div_(
+            place.new_full((), self.levels * self.steps)
+        )  # by a number CUDA multiplies with its inverse
         if place is not out:
             out.copy_(place)
 
@@ -82,10 +85,11 @@ class LatticeCube(Region):
 
 def check_on_grid(x: Tensor, levels: int) -> None:
     """``x`` [B, ...] is k/levels, k whole, rounded to float32. Raises ValueError naming the first that is not."""
-    off = ((x * levels).round() / levels != x).flatten(1).any(1)
+    on_grid = (x * levels).round() / x.new_full((), levels)  # by a number CUDA multiplies with its inverse
+    off = (on_grid != x).flatten(1).any(1)
     if bool(off.any()):
         index = int(off.nonzero()[0])
-        bad = x[index][(x[index] * levels).round() / levels != x[index]][0].item()
+        bad = x[index][on_grid[index] != x[index]][0].item()
         raise ValueError(
             f"x must lie on the grid of {levels} levels (k/{levels}), got {bad} in example {index}"
         )

@@ -55,7 +55,7 @@ class Images:
         if isinstance(index, int):
             return self[np.array([index])][0]
         rows = self._rows[index.cpu().numpy() if isinstance(index, Tensor) else index]
-        out = torch.empty(len(rows), *self.shape[1:])
+        out = torch.empty(len(rows), *self.shape[1:], device="cpu")
         file = np.searchsorted(self._starts, rows, side="right") - 1
         for k in np.unique(file):
             mine = np.flatnonzero(file == k)

@@ -32,7 +32,7 @@ from rcfast.eval.run.progress import Progress
 from rcfast.eval.run.store import Store, digest, write_atomic
 from rcfast.eval.run.team import Team
 from rcfast.eval.run.unit import STAGES, Unit, closure
-from rcfast.hardware import full_float32
+from rcfast.hardware import deterministic, full_float32
 
 DRAWING = 1  # version of the step that draws: part of its key
 
@@ -62,6 +62,7 @@ def evaluate(
         store.locked() if team.leads else nullcontext(),
         alike(team, store, config) as (config, said),
         full_float32(),  # what attacks call a success is judged as they did
+        deterministic(),
     ):
         ctx = prepare(config, folder, chosen, store, progress, team)
         for warning in said:

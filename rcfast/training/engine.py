@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ..data import Split
+from ..hardware import deterministic
 from ..regions import Region, sample
 from ..running import Plain, device_of, mode, plain
 from .accuracy import evaluate
@@ -150,7 +151,11 @@ class _Loop:
         _seed_layers(_derived(self.run.seed, number, "layers"), self.device)
         loss_sum = torch.zeros((), device=self.device, dtype=torch.float64)
         correct = torch.zeros((), device=self.device, dtype=torch.int64)
-        batches = torch.randperm(len(self.data), generator=generator).to(self.device).tensor_split(self.steps)
+        batches = (
+            torch.randperm(len(self.data), generator=generator, device="cpu")
+            .to(self.device)
+            .tensor_split(self.steps)
+        )
         with mode(self.model, training=True):
             for step, index in enumerate(batches):
                 for group in self.optimizer.param_groups:
@@ -197,11 +202,11 @@ def augment(x: Tensor, shift: int, flip: bool, generator: torch.Generator) -> Te
     rows = torch.arange(len(x), device=x.device)
     if shift:
         height, width = x.shape[2:]
-        offset = torch.randint(2 * shift + 1, (2, len(x)), generator=generator).to(x.device)
+        offset = torch.randint(2 * shift + 1, (2, len(x)), generator=generator, device="cpu").to(x.device)
         windows = nn.functional.pad(x, (shift,) * 4).unfold(2, height, 1).unfold(3, width, 1)
         x = windows[rows, :, offset[0], offset[1]]
     if flip:
-        mirrored = (torch.rand(len(x), generator=generator) < 0.5).to(x.device)
+        mirrored = (torch.rand(len(x), generator=generator, device="cpu") < 0.5).to(x.device)
         x = torch.where(mirrored[:, None, None, None], x.flip(3), x)
     return x
 
@@ -236,14 +241,8 @@ def _formatted(model: nn.Module, form: torch.memory_format) -> Iterator[None]:
 @contextmanager
 def _reproducible(device: torch.device) -> Iterator[None]:
     """The global random state is kept for the caller, and cuDNN takes deterministic algorithms only."""
-    cudnn = torch.backends.cudnn
-    before = cudnn.deterministic, cudnn.benchmark
-    cudnn.deterministic, cudnn.benchmark = True, False
-    try:
-        with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-            yield
-    finally:
-        cudnn.deterministic, cudnn.benchmark = before
+    with deterministic(), torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        yield
 
 
 def _configuration(model: nn.Module, data: Split, run: Run, targets: Tensor | None) -> dict[str, Any]:

@@ -69,7 +69,7 @@ class Passes:
     def __init__(self) -> None:
         self.forward = self.backward = 0
 
-    def __call__(self, x: Tensor, logits: Tensor, rows: Tensor) -> None:
+    def __call__(self, x: Tensor, logits: Tensor, rows: Tensor, rough: bool = False) -> None:
         self.forward += len(x)
         if x.requires_grad and logits.requires_grad:
             x.register_hook(self._back)
@@ -102,11 +102,10 @@ class Recorder:
         self.point = self.clean.clone()
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, logits: Tensor, rows: Tensor) -> None:
+    def __call__(self, x: Tensor, logits: Tensor, rows: Tensor, rough: bool = False) -> None:
         if x.requires_grad and logits.requires_grad:
             x.register_hook(partial(self._step, self.passes))
-        reduced = torch.is_autocast_enabled(x.device.type) or logits.dtype.itemsize < 4
-        full = torch.full_like(rows, not reduced, dtype=torch.bool)
+        full = torch.full_like(rows, not rough, dtype=torch.bool)
         self.asked.append((x.detach().clone(), logits.detach().clone(), self.place[rows], full))
         self.passes += 1
         self.waiting += x.numel()
@@ -139,8 +138,11 @@ class Recorder:
         lead = margin(logits, self.labels[rows], targeted=self.attack.targeted).double()
         cost = noise.masked_fill(~success, torch.inf)
         least = torch.full_like(self.best, torch.inf).scatter_reduce(0, rows, cost, "amin")
-        first = ((cost == least[rows]) & (cost < self.best[rows])).nonzero().flatten().flip(0)
-        self.point[rows[first]] = point[first]
+        first = ((cost == least[rows]) & (cost < self.best[rows])).nonzero().flatten()
+        place = torch.full_like(self.best, len(cost), dtype=torch.int64)
+        place = place.scatter_reduce(0, rows[first], first, "amin")  # of ties the one that came first
+        found = (place < len(cost)).nonzero().flatten()
+        self.point[found] = point[place[found]]
         self.best = torch.minimum(self.best, least)
         self.seen.append(tuple(part.cpu().numpy() for part in (rows, lead, noise, success)))
 

@@ -67,7 +67,8 @@ class RoundedLabels(Labels):
         }
 
     def compute(self, ctx: Context) -> Made:
-        return self._made(ctx, _images(ctx, self.made, self.alpha).flatten(0, 1).to(ctx.device) / 255)
+        # Divided by the host, as whoever loads the file does: a GPU rounds otherwise, and the vote follows the bits.
+        return self._made(ctx, (_images(ctx, self.made, self.alpha).flatten(0, 1) / 255).to(ctx.device))
 
     def size(self, ctx: Context) -> int:
         return self.made.size(ctx)

@@ -27,12 +27,12 @@ class Spent:
         self.budgets = torch.tensor(BUDGETS, device=clean.device)[:, None]
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, logits: Tensor, rows: Tensor) -> None:
+    def __call__(self, x: Tensor, logits: Tensor, rows: Tensor, rough: bool = False) -> None:
         self.forward.index_add_(0, rows, torch.ones_like(rows))
         if x.requires_grad and logits.requires_grad:
             x.register_hook(partial(self._back, rows))
         found = self.attack._judges(logits, self.labels[rows]) & ((x >= 0) & (x <= 1)).flatten(1).all(1)
-        if torch.is_autocast_enabled(x.device.type) or logits.dtype.itemsize < 4:
+        if rough:
             rounding = torch.finfo(torch.bfloat16).eps / 2 * logits.abs().amax(1)
             found &= margin(logits, self.labels[rows], targeted=self.attack.targeted) > rounding
         noise = self._noise(x.detach(), self.clean[rows]).masked_fill(~found, torch.inf)

@@ -9,7 +9,7 @@ ATTACK = 12  # what an attack finds with the same settings
 REVISED: dict[str, int] = {}
 LABELS = 2  # the vote
 CERTIFICATE = 1  # bounds and theorems
-CHECKS = 1  # what the checks observe
+CHECKS = 2  # what the checks observe
 JUDGED = 1  # what unseen votes say of adversarial examples
 COMPARISON = 2  # sizes and labels of compared votes, and the attack on them
 
