@@ -91,7 +91,8 @@ _PRODUCTS = _Products()
 def float32_settings() -> list[tuple[Any, str, bool | str]]:
     """What torch is told about float32 on CUDA, by whichever of its two interfaces: (object, attribute, value)."""
     found: list[tuple[Any, str, bool | str]] = []
-    cudnn, products = torch.backends.cudnn, torch.backends.cuda.matmul
+    cudnn: Any = torch.backends.cudnn
+    products = torch.backends.cuda.matmul
     for where in (torch.backends, cudnn):  # what is not set by itself follows the first of these that is
         if getattr(where, "fp32_precision", "none") == "tf32":
             found.append((where, "fp32_precision", "tf32"))
