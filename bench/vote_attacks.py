@@ -216,6 +216,8 @@ def pieces(task: Task, many: Task, peer: Path | None, name: str) -> dict[str, Ca
             found[f"r={times * task.r:g} {i}"] = partial(on_vote, task, i, RegionCW(), times=times)
         for m in (100, 10_000):
             found[f"m={m} {i}"] = partial(on_vote, task, i, RegionCW(), m=m)
+    for i in images:  # made to be stored in 8 bits
+        found[f"levels=255 {i}"] = partial(on_vote, task, i, RegionCW(levels=255))
     for i in images:
         found[f"seed=1 {i}"] = partial(on_vote, task, i, RegionCW(seed=1))
     return found

@@ -86,6 +86,11 @@ def bars(pieces: dict[str, Piece], r: float) -> list[list[str]]:
         found.append(("RegionCW: success rounded to 8 bits", str(eight.tolist()), "", True))
         total = sum(piece["seconds"] for piece in own) / len(own) * 10
         found.append(("RegionCW: seconds for 10 images, one by one", f"{total:.0f}", "", True))
+    stored = [pieces[f"levels=255 {i}"] for i in images(pieces, "levels=255")]
+    if stored:
+        eight, noise = joined(stored, "rounded").sum(1), joined(stored, "l2").mean()
+        said = f"{eight.tolist()} of {len(joined(stored, 'l2'))}, mean L2 {noise:.3f}"
+        found.append(("RegionCW(levels=255): success rounded to 8 bits", said, "", True))
     for key, piece in pieces.items():
         found += speed_bars(piece) if key.startswith("speed") else []
         found += known_seed_bars(piece) if key.startswith("known_seed") else []
@@ -93,6 +98,7 @@ def bars(pieces: dict[str, Piece], r: float) -> list[list[str]]:
         (("region_cw", ""), ("combined", "plain"), "RegionCW over CA-L2", 0.75, False),
         (("region_cw", ""), ("combined", "lengthened"), "RegionCW over CA-L2 with Adapted", 1.0, False),
         (("seed=1", ""), ("combined", "plain"), "RegionCW with another seed over CA-L2", 0.75, False),
+        (("levels=255", ""), ("region_cw", ""), "RegionCW(levels=255) over RegionCW", np.inf, False),
         (("region_cw", ""), ("opt_margin", ""), "RegionCW over OptMargin as published", 1.0, False),
         (("region_cw", ""), ("opt_margin_near", ""), "RegionCW over OptMargin within the region", 1.0, False),
         (("combined", "started"), ("combined", "plain"), "RegionCW started at CA-L2 over it", 1.0, True),
@@ -100,7 +106,7 @@ def bars(pieces: dict[str, Piece], r: float) -> list[list[str]]:
         ratio = same(pieces, a, b)
         if ratio:
             said = f"{ratio[0]:.3f} ± {ratio[1]:.3f} on {ratio[2]}, worst single {ratio[3]:.3f}"
-            bar = f"at most {most:g}" + " each" * each
+            bar = (f"at most {most:g}" + " each" * each) if most < np.inf else ""
             found.append((f"{what}: L2 noise", said, bar, ratio[3 if each else 0] <= most))
     for name in ("seed=1", "opt_margin", "opt_margin_near"):
         if other := of(pieces, name):
@@ -174,12 +180,14 @@ def _trends(pieces: dict[str, Piece], r: float) -> list[tuple[str, str, str, boo
     names = {
         times * r: "region_cw" if times == 1 else f"r={times * r:g}" for times in (1 / 3, 2 / 3, 1, 4 / 3)
     }
-    both = set.intersection(*(set(images(pieces, name)) for name in names.values()))
-    if both:
-        means = [
-            float(np.mean([np.mean(pieces[f"{name} {i}"]["l2"]) for i in both])) for name in names.values()
-        ]
+    both = sorted(set.intersection(*(set(images(pieces, name)) for name in names.values())))
+    noise = [[v for i in both for v in pieces[f"{name} {i}"]["l2"]] for name in names.values()]
+    held = [[ok for i in both for ok in np.all(pieces[f"{name} {i}"]["fresh"], 0)] for name in names.values()]
+    rows = np.all(held, 0) if both else np.zeros(0, bool)  # a row that fails has no noise
+    if rows.any():
+        means = [float(np.mean(np.array(of)[rows])) for of in noise]
         said = ", ".join(f"{r:g}: {mean:.3f}" for r, mean in zip(names, means, strict=True))
+        said += f" ({rows.sum()} of {len(rows)} rows)"
         found.append(("mean L2 by r", said, "rises", means == sorted(means)))
     names_m = {100: "m=100", 1000: "region_cw", 10_000: "m=10000"}
     both = set.intersection(*(set(images(pieces, name)) for name in names_m.values()))
@@ -188,7 +196,7 @@ def _trends(pieces: dict[str, Piece], r: float) -> list[tuple[str, str, str, boo
             m: float(np.mean([np.mean(pieces[f"{name} {i}"]["fresh"]) for i in both]))
             for m, name in names_m.items()
         }
-        n = 9 * len(both)
+        n = sum(len(pieces[f"region_cw {i}"]["l2"]) for i in both)  # rows
         said = ", ".join(f"{m}: {rate:.1%}" for m, rate in rates.items())
         half = 1.96 * (0.25 / n) ** 0.5
         found.append((f"success by m, n = {n}", said, "does not fall", rates[10_000] >= rates[100] - half))

@@ -10,7 +10,7 @@ from marks import slow_where
 
 from rcfast import RegionClassifier
 from rcfast.attacks import CWL0, CWL2, CWLinf, RegionCW, Untargeted, judge
-from rcfast.attacks._level import needed
+from rcfast.attacks._level import needed, raised
 from rcfast.attacks._sampled import another, draw, key
 from rcfast.eval.checks.trace import trace
 
@@ -188,6 +188,50 @@ def test_succeeds_on_fresh_seeds_and_is_never_worse_than_where_it_started():
     assert (result.queries > carried.queries).all()
 
 
+@pytest.mark.parametrize("whole", [False, True])
+def test_sizes_that_do_not_lead_are_raised_to_where_votes_change(whole):
+    edge = torch.tensor([20.0, 20.3, 26.0, 200.0])
+    size, short = torch.full((4,), 20.0), torch.tensor([False, True, True, True])
+    found = raised(lambda size, rows, name: size[rows] >= edge[rows], size, short, whole=whole)
+    assert found[0] == 20
+    assert found[3] == 20, "it leads nowhere near"
+    assert (found[1:3] >= edge[1:3]).all()
+    assert (found[1:3] <= (edge[1:3].ceil() if whole else edge[1:3] * 1.01)).all()
+
+
+@pytest.mark.parametrize("restarts", [1, 2])
+def test_a_region_so_small_that_votes_change_all_at_once(restarts):
+    model, x = network(n=20, classes=5), inputs(12, 20)
+    targets = other_targets(predicted(model, x), 5)
+    vote = RegionClassifier(model, 1e-3, m=200)
+    result = RegionCW(restarts=restarts, **SMALL)(vote, x, targets)
+    network_alone = RegionCW(**SMALL)(model, x, targets)
+    assert result.success.sum() >= network_alone.success.sum()
+    both = result.success & network_alone.success
+    assert (result.noise.l2 / network_alone.noise.l2)[both].mean() < 1.1
+
+
+@pytest.mark.parametrize("start", [None, CWL2.fast(confidence=1.0)], ids=["clean", "start"])
+@pytest.mark.parametrize("votes", [True, False])
+def test_images_that_are_stored_on_a_grid_are_chosen_on_it(votes, start):
+    """Noise of about one level: rounded afterwards, half of it is lost."""
+    model, levels = network(n=20, classes=5), 12
+    x = (inputs(10, 20) * levels).round() / levels
+    targets = other_targets(predicted(model, x), 5)
+    attacked = RegionClassifier(model, 0.1, m=500) if votes else model
+    usual = RegionCW(start=start, **SMALL)(attacked, x, targets)
+    stored = RegionCW(start=start, levels=levels, **SMALL)(attacked, x, targets)
+
+    def said(points):
+        return attacked.predict(points) if votes else predicted(model, points)
+
+    assert torch.equal((stored.adversarial * levels).round() / levels, stored.adversarial)
+    assert stored.success.sum() >= usual.success.sum() - 1
+    assert torch.equal(said(stored.adversarial) == targets, stored.success)
+    rounded = said((usual.adversarial * levels).round() / levels) == targets
+    assert rounded.sum() <= stored.success.sum() - 2
+
+
 def test_untargeted_takes_the_least_of_the_targets():
     model, x = network(n=20), inputs(3, 20)
     labels = predicted(model, x)
@@ -222,6 +266,7 @@ def test_an_attack_never_uses_the_points_of_the_vote():
         ({"restarts": 0}, ValueError, "restarts must be a positive integer, got 0"),
         ({"last_points": 0}, ValueError, "last_points must be a positive integer, got 0"),
         ({"votes": 0}, ValueError, "votes must be a positive integer, got 0"),
+        ({"levels": 0}, ValueError, "levels must be a positive integer, got 0"),
         ({"certainty": 0.0}, ValueError, "certainty must be positive, got 0.0"),
         ({"loss": "hinge"}, ValueError, "loss must be one of margin, tanh, probability, count, got 'hinge'"),
         ({"start": "clean"}, TypeError, "start must be a targeted attack"),

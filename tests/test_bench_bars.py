@@ -43,6 +43,16 @@ def test_noise_beside_transferred_examples(ours: Any, started: Any, expected: tu
     assert verdict(pieces, "RegionCW over CA-L2 with Adapted") == "met"
 
 
+def test_noise_by_r_is_of_the_rows_that_hold_at_each() -> None:
+    """A row that fails has a noise of 0, which would lower the mean of the others."""
+    pieces = {"r=0.1 0": piece(1.0, 0.0), "r=0.2 0": piece(1.1, 1.5), "region_cw 0": piece(1.2, 1.6)}
+    pieces["r=0.1 0"]["fresh"] = [[1, 0]] * 3
+    assert verdict({**pieces, "r=0.4 0": piece(1.3, 1.7)}, "mean L2 by r") == "met"
+    assert verdict({**pieces, "r=0.4 0": piece(1.15, 1.7)}, "mean L2 by r") == "MISSED"
+    (row,) = (row for row in bars({**pieces, "r=0.4 0": piece(1.3, 1.7)}, 0.3) if row[0] == "mean L2 by r")
+    assert row[1] == "0.1: 1.000, 0.2: 1.100, 0.3: 1.200, 0.4: 1.300 (1 of 2 rows)"
+
+
 def test_successes_on_fresh_seeds() -> None:
     what = "RegionCW, 2 rows: success"
     assert verdict({"region_cw 0": piece(1.0, 1.0)}, what) == "met"

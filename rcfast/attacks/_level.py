@@ -19,6 +19,10 @@ SURE_OF_SLOPE = 0.03  # the spread of sizes at which the votes count as much as 
 MORE = 5  # times that a whole size may grow
 MOST = 0.9  # a lead beyond it says no more about where the edge is
 DOUBLINGS, HALVINGS = 3, 24
+RAISES, FIRST_RAISE = (
+    6,
+    0.02,
+)  # of a size at which votes do not lead: by 2%, 4%, 8%, ...; and halvings afterwards
 
 
 def needed(m: int, votes: int, certainty: float) -> float:
@@ -102,6 +106,31 @@ def settle_whole(
             break
         size[short] += 1
     return size
+
+
+def raised(
+    leads: Callable[[Tensor, Tensor, str], Tensor], size: Tensor, short: Tensor, *, whole: bool
+) -> Tensor:
+    """Sizes [n] that are larger for the `short` [n], so that these lead too, where that does it.
+
+    leads: of sizes [n], which of some rows [k] lead, by votes of a name. A fit of a line ends anywhere where votes
+    change all at once with the size, as in small regions or on a grid: these are tried one after the other.
+    """
+    low, high, rows = size, size.clone(), short.nonzero().flatten()
+    for i in range(RAISES):
+        high[rows] += torch.clamp(high[rows] * FIRST_RAISE * 2**i, min=float(whole))
+        high = high.ceil() if whole else high
+        rows = rows[~leads(high, rows, f"raised {i}")]
+        if not len(rows):
+            break
+    high[rows] = size[rows]
+    rows = ((high > size) & short).nonzero().flatten()
+    for i in range(RAISES if len(rows) else 0):
+        middle = (low + high) / 2
+        middle = middle.floor() if whole else middle
+        won = torch.zeros_like(short).index_copy(0, rows, leads(middle, rows, f"halved {i}"))
+        low, high = torch.where(won, low, middle), torch.where(won, middle, high)
+    return high
 
 
 def _bisect(

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal, Self, get_args
 import torch
 from torch import Tensor
 
-from rcfast.attacks._level import needed, settle, settle_whole
+from rcfast.attacks._level import needed, raised, settle, settle_whole
 from rcfast.attacks._moves import first_size, point, size_of
 from rcfast.attacks._rolling import Rows
 from rcfast.attacks._sampled import Sampled, SampledAttack, another, key
@@ -28,6 +28,11 @@ PACE, FASTEST, WAY = (0.07, 0.02), 0.2, 17.0
 FAR = 0.1  # slope of the loss at points far from the target, where it is 1 at undecided ones
 SMOOTH = 0.1  # share of the newest points in the mean square of margins and in the votes
 SHARP = 3.0  # of softmax, for margins of mean square 1
+FEW = 64  # votes that tell a size at which an example is far from leading
+RAISES, FIRST_RAISE = (
+    6,
+    0.02,
+)  # of a size at which votes do not lead: by 2%, 4%, 8%, ...; and halvings afterwards
 SIZES = (1e-9, 1e6)  # of the noise, while it is searched: below every grid, and beyond every corner
 
 
@@ -67,6 +72,9 @@ class RegionCW(SampledAttack):
     At the end `votes` points decide about the size: that at which the lead of the target is `certainty` standard
     deviations above a tie, counting the chance of these votes and of another m votes. 2.75 fail one time in 330.
 
+    `levels`: None, or of the grid on which images are stored, 255 for 8 bits: what is handed out, and what decides
+    about its size, are points rounded to multiples of 1/levels. Rounding later undoes half of a noise of one level.
+
     `start`: an attack on the network, whose examples are carried over: the least noisy one that leads safely is
     where the search begins, and stays if nothing better is found. By default the search begins at x.
 
@@ -93,13 +101,15 @@ class RegionCW(SampledAttack):
     loss: VoteLoss = "tanh"
     votes: int = 2000
     certainty: float = 2.75
+    levels: int | None = None
     start: Attack | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_norm(self.norm)
         check_counts(steps=self.steps, points=self.points, restarts=self.restarts, votes=self.votes)
-        check_counts(**{} if self.last_points is None else {"last_points": self.last_points})
+        given = {"last_points": self.last_points, "levels": self.levels}
+        check_counts(**{name: value for name, value in given.items() if value is not None})
         check_positive(certainty=self.certainty)
         if self.loss not in get_args(VoteLoss):
             raise ValueError(f"loss must be one of {', '.join(get_args(VoteLoss))}, got {self.loss!r}")
@@ -123,14 +133,14 @@ class RegionCW(SampledAttack):
                 part = i / max(1, self.steps - 1)
                 samples = round(_between((self.points, self.last_points or self.points), part))
                 at, logits = self._step(vote, state, part, first=first, samples=samples)
-                if sure:
+                if sure and self.levels is None:  # the answer is of the point as it is
                     best, held = self._better(x, at, self._accepts(logits[:, 0], labels), best, held)
                 first += samples
                 vote.network.progress((again + (i + 1) / (self.steps + 1)) / restarts)
-            found = self._settled(vote, state, purpose=f"settle {again}")
-            if not sure and restarts == 1 and self.start is None:
+            unchecked = not sure and restarts == 1 and self.start is None
+            found, leads = self._settled(vote, state, name=str(again), checked=not unchecked)
+            if unchecked:
                 return found
-            leads = self._leads(vote, found, labels, purpose=f"leads {again}")
             best, held = self._better(x, found, leads, best, held)
         return best
 
@@ -141,29 +151,42 @@ class RegionCW(SampledAttack):
         noise, before = (Noise.between(p, x).of(self.norm) for p in (found, best))
         return torch.where(per_row(~held | (leads & (noise < before)), x), found, best), held | leads
 
-    def _leads(self, vote: Sampled, found: Tensor, labels: Tensor, *, purpose: str) -> Tensor:
-        """Where [n] half as many votes again agree that the search for a size ended at one, up to chance."""
+    def _leads(
+        self, vote: Sampled, found: Tensor, labels: Tensor, rows: Tensor, *, purpose: str, few: bool = False
+    ) -> Tensor:
+        """Where [n] half as many votes again, or a few, agree that the search for a size ended at one, up to chance."""
         m = -(-self.votes // 2)
-        rows = torch.arange(len(labels), device=labels.device)
+        m = min(m, FEW) if few else m
         if not vote.votes:
             return self._accepts(vote.logits(found, rows, first=0, samples=1)[:, 0], labels)
         lead = vote.lead(vote.vote(found, rows, purpose=purpose, m=m), labels, targeted=True)
-        return lead >= self._level(vote) - 2 / math.sqrt(m)
+        return lead >= self._level(vote) - (3 if few else 2) / math.sqrt(m)
 
-    def _settled(self, vote: Sampled, state: _State, *, purpose: str) -> Tensor:
-        """The points [n,...] along the directions that were found, of the least size that leads safely."""
+    def _settled(self, vote: Sampled, state: _State, *, name: str, checked: bool) -> tuple[Tensor, Tensor]:
+        """The points [n,...] along the directions that were found, of the least size that leads safely, and which of
+        them do by votes that had no part in it: a few, which tell only who is far from it, where not `checked`."""
+
+        def at(size: Tensor) -> Tensor:
+            return self._stored(point(self.norm, state.x, state.mean, size))
+
+        def leads(size: Tensor, some: Tensor, purpose: str, few: bool = False) -> Tensor:
+            tried, told = at(size)[some], f"{purpose} {name}"
+            return self._leads(vote, tried, state.label[some], state.row[some], purpose=told, few=few)
+
         ends = settle_whole if self.norm == 0 else settle
-        size = ends(
-            vote,
-            state.row,
-            state.label,
-            lambda size: point(self.norm, state.x, state.mean, size),
-            state.size,
-            votes=self.votes,
-            certainty=self.certainty,
-            purpose=purpose,
-        )
-        return point(self.norm, state.x, state.mean, size)
+        options: dict[str, Any] = {"votes": self.votes, "certainty": self.certainty}
+        size = ends(vote, state.row, state.label, at, state.size, purpose=f"settle {name}", **options)
+        every = torch.arange(len(size), device=size.device)
+        lead = leads(size, every, "leads", not checked)
+        if vote.votes and not lead.all():
+            size = raised(leads, size, ~lead, whole=self.norm == 0)
+            short = every[~lead]
+            lead[short] = leads(size, short, "raised")
+        return at(size), lead
+
+    def _stored(self, x: Tensor) -> Tensor:
+        """Points [n,...] as they are stored."""
+        return x if self.levels is None else (x * self.levels).round() / x.new_full((), self.levels)
 
     def _carried_over(self, vote: Sampled, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The least noisy examples of `start` [n,...] that lead safely by votes of the attack's own, and where [n]."""
@@ -174,6 +197,7 @@ class RegionCW(SampledAttack):
         vote.queries += result.queries
 
         def safe_label(tried: Tensor, rows: Tensor) -> Tensor:
+            tried = self._stored(tried)
             if vote.voter is None:
                 return vote.network.predict(tried, rows).argmax(1)
             judge = another(vote.voter, seed=key(self.seed, "start"), stop=None)
@@ -184,7 +208,7 @@ class RegionCW(SampledAttack):
             return torch.where(lead >= self._level(vote), votes.label, -1)
 
         chosen = result.judged_by_rows(safe_label, labels, targeted=True, norm=self.norm)
-        return chosen.adversarial, chosen.success
+        return self._stored(chosen.adversarial), chosen.success
 
     def _begin(
         self, vote: Sampled, x: Tensor, labels: Tensor, best: Tensor, held: Tensor, *, first: int
