@@ -181,11 +181,11 @@ def _trends(pieces: dict[str, Piece], r: float) -> list[tuple[str, str, str, boo
         times * r: "region_cw" if times == 1 else f"r={times * r:g}" for times in (1 / 3, 2 / 3, 1, 4 / 3)
     }
     both = sorted(set.intersection(*(set(images(pieces, name)) for name in names.values())))
-    noise = [[v for i in both for v in pieces[f"{name} {i}"]["l2"]] for name in names.values()]
-    held = [[ok for i in both for ok in np.all(pieces[f"{name} {i}"]["fresh"], 0)] for name in names.values()]
-    rows = np.all(held, 0) if both else np.zeros(0, bool)  # a row that fails has no noise
+    each = [[pieces[f"{name} {i}"] for i in both] for name in names.values()]
+    # A row that fails has no noise.
+    rows = np.all([joined(found, "fresh").all(0) for found in each], 0) if both else np.zeros(0, bool)
     if rows.any():
-        means = [float(np.mean(np.array(of)[rows])) for of in noise]
+        means = [float(joined(found, "l2")[rows].mean()) for found in each]
         said = ", ".join(f"{r:g}: {mean:.3f}" for r, mean in zip(names, means, strict=True))
         said += f" ({rows.sum()} of {len(rows)} rows)"
         found.append(("mean L2 by r", said, "rises", means == sorted(means)))

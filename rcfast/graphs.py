@@ -34,14 +34,18 @@ class Room:
     pool: Any
     stream: Any
 
+    @classmethod
+    def on(cls, device: torch.device) -> "Room":
+        """Room on a device. A stream of its own: torch's one for recordings is of the device that was current at the
+        first of them, and what is launched on another is not recorded."""
+        return cls(torch.cuda.graph_pool_handle(), torch.cuda.Stream(device))
 
-def capture(call: Model, points: Tensor, room: Room | None = None) -> Callable[[], Tensor]:
+
+def capture(call: Model, points: Tensor, room: Room) -> Callable[[], Tensor]:
     """What ``call`` launches on ``points``, as a function that launches it again on what stands there by then."""
     with torch.cuda.device(points.device):
         graph = torch.cuda.CUDAGraph()
-        room = room or Room(None, torch.cuda.Stream())
-        # A stream of this device: torch's own for recordings is of the device that was current at the first one, and
-        # what is launched on another is not recorded. thread_local: other threads may allocate meanwhile.
+        # thread_local: other threads of the process may allocate meanwhile.
         recording = torch.cuda.graph(
             graph, pool=room.pool, stream=room.stream, capture_error_mode="thread_local"
         )
@@ -120,9 +124,7 @@ class Replays:
     def _compare(self, size: Any, points: Tensor, logits: Tensor) -> None:
         try:
             if size not in self._recorded:
-                if self._room is None and points.is_cuda:
-                    stream = torch.cuda.Stream(points.device)
-                    self._room = Room(torch.cuda.graph_pool_handle(), stream)
+                self._room = self._room or Room.on(points.device)
                 self._recorded[size] = capture(self._call, points, self._room)
             again = self._recorded[size]()
             same = again.shape == logits.shape and torch.equal(again.argmax(1), logits.argmax(1))

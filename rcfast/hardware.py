@@ -61,6 +61,11 @@ def full_float32() -> Iterator[None]:
             del _full[at]
 
 
+def divisor(x: torch.Tensor, by: float) -> torch.Tensor:
+    """What a floating ``x`` is divided by for equal bits everywhere: a plain number's inverse CUDA multiplies with."""
+    return x.new_full((), by)
+
+
 @contextmanager
 def deterministic() -> Iterator[None]:
     """cuDNN takes deterministic algorithms only, for the process."""

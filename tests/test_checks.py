@@ -428,7 +428,7 @@ def test_who_observes_does_not_wait_for_a_gpu_at_each_pass(case: Case) -> None:
             x = case.x.clone().requires_grad_(True)
             logits = case.model(x)
             for observer in (spent, recorder):
-                observer(x, logits, torch.arange(N))
+                observer(x, logits, torch.arange(N), False)
             logits.sum().backward()
     assert waits.met == []
     assert recorder.passes == 3

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -239,9 +240,7 @@ class Recorder:
         self.recorded: list[int] = []
         self.replayed: list[int] = []
 
-    def __call__(
-        self, call: Callable[[Tensor], Tensor], points: Tensor, room: Any = None
-    ) -> Callable[[], Tensor]:
+    def __call__(self, call: Callable[[Tensor], Tensor], points: Tensor, room: Any) -> Callable[[], Tensor]:
         out = call(points).clone()
         self.recorded.append(len(points))
 
@@ -256,6 +255,7 @@ class Recorder:
 def recorder(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
     monkeypatch.setattr(graphs, "capture", recorder)
+    monkeypatch.setattr(graphs.Room, "on", lambda device: graphs.Room(None, None))
     monkeypatch.setattr(engine, "recordable", lambda device: True)
     return recorder
 
@@ -347,50 +347,44 @@ def test_a_model_that_does_not_allow_it_is_run_itself(
     assert not replays_of(rc)._recorded
 
 
-class Stack:
-    """In place of torch.cuda: which contexts are open, and in which of them something happens."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *, fails: bool) -> None:
-        self.open: list[Any] = []
-        self.recorded_in: list[Any] = []
-        for name in ("device", "stream"):
-            monkeypatch.setattr(torch.cuda, name, lambda what, name=name: self.entered(name, what))
-        monkeypatch.setattr(torch.cuda, "current_stream", lambda: "the caller's")
-        monkeypatch.setattr(torch.cuda, "CUDAGraph", lambda: None)
-        recording = lambda graph, *, pool, stream, capture_error_mode: self.entered("graph", stream, fails)  # noqa: E731
-        monkeypatch.setattr(torch.cuda, "graph", recording)
-
-    @contextmanager
-    def entered(self, name: str, what: Any, fails: bool = False) -> Iterator[None]:
-        self.open.append((name, what))
-        yield
-        if fails:  # as torch's own does, before it comes back to the caller's stream
-            raise RuntimeError("operation failed due to a previous error during capture")
-        self.open.pop()
-
-
 @pytest.mark.parametrize("fails", [False, True])
 def test_a_pass_is_recorded_on_a_stream_of_its_device_and_the_callers_comes_back(
     monkeypatch: pytest.MonkeyPatch, fails: bool
 ) -> None:
-    stack = Stack(monkeypatch, fails=fails)
-    left: list[str] = []
+    """With contexts in place of torch.cuda's, that note when they are entered and left."""
+    inside: list[tuple[str, Any]] = []
+    left: list[tuple[str, Any]] = []
 
     @contextmanager
-    def stream(what: Any) -> Iterator[None]:
-        stack.open.append(("stream", what))
+    def entered(name: str, what: Any) -> Iterator[None]:
+        inside.append((name, what))
         try:
             yield
         finally:
-            left.append(what)
+            left.append((name, what))
 
-    monkeypatch.setattr(torch.cuda, "stream", stream)
-    points = SimpleNamespace(device="cuda:1")
+    @contextmanager
+    def recording(graph: None, *, pool: Any, stream: Any, capture_error_mode: str) -> Iterator[None]:
+        inside.append(("graph", stream))
+        yield
+        if fails:  # as torch's own does, before it comes back to the caller's stream
+            raise RuntimeError("operation failed due to a previous error during capture")
+
+    fakes: dict[str, Any] = {
+        "device": partial(entered, "device"),
+        "stream": partial(entered, "stream"),
+        "current_stream": lambda: "the caller's",
+        "CUDAGraph": lambda: None,
+        "graph": recording,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    points: Any = SimpleNamespace(device="cuda:1")
     seen: list[Any] = []
     with pytest.raises(RuntimeError, match="during capture") if fails else nullcontext():
-        graphs.capture(lambda _: seen.extend(stack.open), points, graphs.Room("memory", "of cuda:1"))  # type: ignore[arg-type, func-returns-value]
+        graphs.capture(lambda _: seen.extend(inside), points, graphs.Room("memory", "of cuda:1"))  # type: ignore[arg-type, func-returns-value]
     assert seen == [("device", "cuda:1"), ("stream", "the caller's"), ("graph", "of cuda:1")]
-    assert left == ["the caller's"]
+    assert left == [("stream", "the caller's"), ("device", "cuda:1")]
 
 
 def test_long_passes_are_not_recorded(recorder: Recorder) -> None:

@@ -19,10 +19,7 @@ SURE_OF_SLOPE = 0.03  # the spread of sizes at which the votes count as much as 
 MORE = 5  # times that a whole size may grow
 MOST = 0.9  # a lead beyond it says no more about where the edge is
 DOUBLINGS, HALVINGS = 3, 24
-RAISES, FIRST_RAISE = (
-    6,
-    0.02,
-)  # of a size at which votes do not lead: by 2%, 4%, 8%, ...; and halvings afterwards
+RAISES, FIRST_RAISE = 6, 0.02  # of a size at which votes do not lead: by 2%, 4%, 8%, ...; halvings afterwards
 
 
 def needed(m: int, votes: int, certainty: float) -> float:

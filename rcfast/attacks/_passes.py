@@ -60,11 +60,7 @@ def half(model: AttackedModel, x: Tensor) -> AttackedModel:
         exact, rough = inner(few), lower(few)
     except (RuntimeError, TypeError):  # not every module can be called under autocast
         return model
-    if not _close(exact, rough):
-        return model
-    found = _calling(model, lower)
-    found.rough = True
-    return found
+    return _calling(model, lower, rough=True) if _close(exact, rough) else model
 
 
 def logits_in_parts(model: AttackedModel, x: Tensor, rows: Tensor) -> Tensor:
@@ -151,8 +147,8 @@ def searched(model: AttackedModel, x: Tensor, precision: Precision) -> Searched:
     return Searched(exact, half(exact, x) if low else exact)
 
 
-def _calling(model: AttackedModel, function: Model) -> AttackedModel:
+def _calling(model: AttackedModel, function: Model, *, rough: bool = False) -> AttackedModel:
     """The attacked model with another function inside; both count their queries in the same place."""
     changed = copy.copy(model)
-    changed.model = function
+    changed.model, changed.rough = function, rough
     return changed

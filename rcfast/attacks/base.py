@@ -15,6 +15,7 @@ from tqdm import tqdm
 from rcfast.attacks.attacked import AttackedModel
 from rcfast.attacks.inputs import (
     asked,
+    attacking,
     check_inputs,
     check_label_range,
     check_targets,
@@ -26,8 +27,8 @@ from rcfast.attacks.margins import hits, margin, per_row, resolution
 from rcfast.attacks.memory import HELD, rows_that_fit
 from rcfast.attacks.result import AttackResult, Noise
 from rcfast.classifier import RegionClassifier
-from rcfast.hardware import automatic_dtype, full_float32
-from rcfast.running import Model, evaluating, plain
+from rcfast.hardware import automatic_dtype
+from rcfast.running import Model, plain
 
 PASSES = 10  # in which a model that answers differently each time is asked what it says of a result
 
@@ -92,8 +93,7 @@ class Attack(ABC):
         if true_labels is not None and self.targeted:
             check_targets(labels, true_labels)
         x, model = _leave_inference_mode(x), runnable(model)
-        # A vote does not hold the modules behind a callable: the network is put into evaluation mode by itself.
-        with evaluating(model), evaluating(network_of(model)), full_float32():
+        with attacking(model):
             return self._attack(
                 model, x.clamp(0, 1), _leave_inference_mode(labels), progress=progress, batch=batch
             )

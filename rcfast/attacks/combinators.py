@@ -11,12 +11,18 @@ from torch import Tensor
 
 from rcfast.attacks.attacked import AttackedModel
 from rcfast.attacks.base import Attack, empty_result
-from rcfast.attacks.inputs import check_counts, check_label_range, clean_logits, network_of, runnable
+from rcfast.attacks.inputs import (
+    attacking,
+    check_counts,
+    check_label_range,
+    clean_logits,
+    network_of,
+    runnable,
+)
 from rcfast.attacks.memory import free_bytes, rows_that_fit
 from rcfast.attacks.result import AttackResult, Noise, check_norm, least_noise
 from rcfast.classifier import RegionClassifier
-from rcfast.hardware import full_float32
-from rcfast.running import Model, evaluating
+from rcfast.running import Model
 
 
 class _Combined(Attack):
@@ -245,7 +251,7 @@ class Adapted(_Combined):
         if not len(result):
             return result
         model = runnable(model)
-        with evaluating(model), evaluating(network_of(model)), full_float32():
+        with attacking(model):
             return self._of(result, model, labels, limit=rows_that_fit(network_of(model), result.clean))
 
     def _attack(

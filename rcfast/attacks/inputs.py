@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor
 
 from rcfast.classifier import RegionClassifier
-from rcfast.running import Model, device_of, in_training, plain
+from rcfast.hardware import full_float32
+from rcfast.running import Model, device_of, evaluating, in_training, plain
 
 TOLERANCE = 1e-6  # inputs may leave [0,1] by this much: image pipelines round
 
@@ -14,6 +18,14 @@ TOLERANCE = 1e-6  # inputs may leave [0,1] by this much: image pipelines round
 def network_of(model: Model) -> Model:
     """What answers for one point: the network of a vote, any other model itself."""
     return model.model if isinstance(model, RegionClassifier) else model
+
+
+@contextmanager
+def attacking(model: Model) -> Iterator[None]:
+    """What is attacked in evaluation mode, in full float32. A vote does not hold the modules behind a callable: its
+    network is put into that mode by itself."""
+    with evaluating(model), evaluating(network_of(model)), full_float32():
+        yield
 
 
 def runnable(model: Model) -> Model:

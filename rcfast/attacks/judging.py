@@ -12,7 +12,7 @@ from rcfast.attacks._sampled import example_ids, key
 from rcfast.attacks.inputs import check_label_range
 from rcfast.attacks.result import AttackResult
 from rcfast.classifier import RegionClassifier, another
-from rcfast.hardware import full_float32
+from rcfast.hardware import divisor, full_float32
 from rcfast.regions import check_int
 
 __all__ = ["Judgement", "judge"]
@@ -94,7 +94,7 @@ def judge(
         success.append((votes.label == labels) == targeted)
         counts = votes.counts if counts is None else counts + votes.counts
         if rounded:
-            coarse = (stored * 255).round() / stored.new_full((), 255)  # by a number CUDA rounds otherwise
+            coarse = (stored * 255).round() / divisor(stored, 255)
             said = judging.vote(coarse, example_ids=fresh, m=m).label
             eight.append((said == labels) == targeted)
     assert counts is not None

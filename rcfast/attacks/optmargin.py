@@ -37,12 +37,8 @@ class _Around(AttackedModel):
         clip: bool,
     ) -> None:
         self.__dict__.update(copy.copy(network).__dict__)
-        self.inner, self.moves, self.labels, self.rows = (
-            network,
-            moves,
-            labels,
-            rows,
-        )  # moves [n,k,...] of `rows` [n]
+        self.inner, self.labels, self.rows = network, labels, rows
+        self.moves = moves  # [n,k,...] of these rows [n]
         self.targeted, self.clip = targeted, clip
         self.num_classes, self.limit = 2, max(1, network.limit // moves.shape[1])
 
@@ -119,13 +115,11 @@ class OptMargin(SampledAttack):
         found, rows = [], torch.arange(len(x), device=x.device)
         for some in rows.split(max(1, vote.network.limit // (self.directions + 1))):
             moves = x.new_zeros(len(some), self.directions + 1, *x.shape[1:])
-            moves[:, :-1] = orthogonal(
-                x[some], vote.ids[some], self.directions, seed=key(self.seed, "directions")
-            )
+            seed = key(self.seed, "directions")
+            moves[:, :-1] = orthogonal(x[some], vote.ids[some], self.directions, seed=seed)
             moves *= self.rms * math.sqrt(x[0].numel())
-            around = _Around(
-                vote.network, moves, labels[some], rows=some, targeted=self.targeted, clip=self.clip
-            )
+            options = {"targeted": self.targeted, "clip": self.clip}
+            around = _Around(vote.network, moves, labels[some], rows=some, **options)
             found.append(search._run(around, x[some], torch.ones_like(some)))
         return torch.cat(found)
 

@@ -17,6 +17,7 @@ from rcfast.attacks.base import Attack
 from rcfast.attacks.inputs import check_counts, check_positive
 from rcfast.attacks.margins import margin, per_row
 from rcfast.attacks.result import Noise, check_norm
+from rcfast.hardware import divisor
 
 __all__ = ["RegionCW"]
 
@@ -29,10 +30,6 @@ FAR = 0.1  # slope of the loss at points far from the target, where it is 1 at u
 SMOOTH = 0.1  # share of the newest points in the mean square of margins and in the votes
 SHARP = 3.0  # of softmax, for margins of mean square 1
 FEW = 64  # votes that tell a size at which an example is far from leading
-RAISES, FIRST_RAISE = (
-    6,
-    0.02,
-)  # of a size at which votes do not lead: by 2%, 4%, 8%, ...; and halvings afterwards
 SIZES = (1e-9, 1e6)  # of the noise, while it is searched: below every grid, and beyond every corner
 
 
@@ -166,11 +163,11 @@ class RegionCW(SampledAttack):
         """The points [n,...] along the directions that were found, of the least size that leads safely, and which of
         them do by votes that had no part in it: a few, which tell only who is far from it, where not `checked`."""
 
-        def at(size: Tensor) -> Tensor:
-            return self._stored(point(self.norm, state.x, state.mean, size))
+        def at(size: Tensor, some: Tensor | slice = slice(None)) -> Tensor:
+            return self._stored(point(self.norm, state.x[some], state.mean[some], size[some]))
 
         def leads(size: Tensor, some: Tensor, purpose: str, few: bool = False) -> Tensor:
-            tried, told = at(size)[some], f"{purpose} {name}"
+            tried, told = at(size, some), f"{purpose} {name}"
             return self._leads(vote, tried, state.label[some], state.row[some], purpose=told, few=few)
 
         ends = settle_whole if self.norm == 0 else settle
@@ -186,7 +183,7 @@ class RegionCW(SampledAttack):
 
     def _stored(self, x: Tensor) -> Tensor:
         """Points [n,...] as they are stored."""
-        return x if self.levels is None else (x * self.levels).round() / x.new_full((), self.levels)
+        return x if self.levels is None else (x * self.levels).round() / divisor(x, self.levels)
 
     def _carried_over(self, vote: Sampled, x: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """The least noisy examples of `start` [n,...] that lead safely by votes of the attack's own, and where [n]."""

@@ -70,11 +70,11 @@ def _narrowed(attack: Attack, targets: int) -> Attack:
     return attack.replace(targets=targets) if isinstance(attack, Untargeted) else attack
 
 
-def _leaves(attack: Attack) -> list[Attack]:
-    """The parts of an attack, down to those that run by themselves."""
+def _parts(attack: Attack) -> list[Attack]:
+    """An attack and those that it is made of."""
     if isinstance(attack, Smallest):
-        return [leaf for part in attack.attacks for leaf in _leaves(part)]
-    return [attack, *_leaves(attack.attack)] if isinstance(attack, Untargeted) else [attack]
+        return [inner for part in attack.attacks for inner in _parts(part)]
+    return [attack, *_parts(attack.attack)] if isinstance(attack, Untargeted) else [attack]
 
 
 def get(name: str, *, budget: str = "paper", alpha: float | None = None, **overrides: Any) -> Attack:
@@ -113,6 +113,6 @@ def get(name: str, *, budget: str = "paper", alpha: float | None = None, **overr
     if unknown:
         raise TypeError(f"{name} has no hyperparameter {', '.join(map(repr, unknown))}")
     for key, value in overrides.items():
-        if any(getattr(part, key) != value for part in _leaves(attack) if hasattr(part, key)):
+        if any(getattr(part, key) != value for part in _parts(attack) if hasattr(part, key)):
             raise TypeError(f"{name} is what it is by its own {key}, which cannot be {value!r}")
     return Adapted(attack, alpha=1.0 if alpha is None else alpha) if adapted else attack

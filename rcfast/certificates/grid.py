@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import ops
+from ..hardware import divisor
 from ..regions import Region, check_int
 from ..regions.base import clamped
 
@@ -68,9 +69,7 @@ class LatticeCube(Region):
         level = (x * self.levels).round()[:, None]
         place.mul_(VALUES).sub_(0.5 + VALUES // 2).add_(level * self.steps)
         place.clamp_(0, self.levels * self.steps)
-        place.div_(
-            place.new_full((), self.levels * self.steps)
-        )  # by a number CUDA multiplies with its inverse
+        place.div_(divisor(place, self.levels * self.steps))
         if place is not out:
             out.copy_(place)
 
@@ -85,7 +84,7 @@ class LatticeCube(Region):
 
 def check_on_grid(x: Tensor, levels: int) -> None:
     """``x`` [B, ...] is k/levels, k whole, rounded to float32. Raises ValueError naming the first that is not."""
-    on_grid = (x * levels).round() / x.new_full((), levels)  # by a number CUDA multiplies with its inverse
+    on_grid = (x * levels).round() / divisor(x, levels)
     off = (on_grid != x).flatten(1).any(1)
     if bool(off.any()):
         index = int(off.nonzero()[0])

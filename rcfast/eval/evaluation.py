@@ -9,6 +9,8 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from rcfast.eval import outputs as known
 from rcfast.eval import report
 from rcfast.eval.outputs import drawing, export, outcomes, vote_outcomes
@@ -91,7 +93,7 @@ def show(ctx: Context, chosen: Sequence[Output], units: Sequence[Unit]) -> Resul
 def describe(config: Config, out: Path, outputs: Sequence[str], *, processes: int = 1) -> str:
     """Return what a run would do; nothing is written. Raises ConfigError."""
     chosen = [known.get(name) for name in outputs]
-    with full_float32():  # as fast as the run will be
+    with full_float32(), deterministic():  # as fast as the run will be
         ctx = prepare(config, out, chosen, Store(out, readonly=True), Progress("quiet"))
         return dry.describe(ctx, outputs, lambda ctx: plan(ctx, chosen), processes=processes)
 
@@ -121,6 +123,8 @@ def prepare(
     """Load the data and check all settings. Raises ConfigError."""
     team = team or Team()
     device = find_device(config.device, team)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # libraries take the current one
     names = tuple(output.name for output in chosen)
     given = given_network(config)
     dataset = load_data(config, given, progress=progress.mode == "bars")

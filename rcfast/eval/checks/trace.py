@@ -69,7 +69,7 @@ class Passes:
     def __init__(self) -> None:
         self.forward = self.backward = 0
 
-    def __call__(self, x: Tensor, logits: Tensor, rows: Tensor, rough: bool = False) -> None:
+    def __call__(self, x: Tensor, logits: Tensor, rows: Tensor, rough: bool) -> None:
         self.forward += len(x)
         if x.requires_grad and logits.requires_grad:
             x.register_hook(self._back)
@@ -102,7 +102,7 @@ class Recorder:
         self.point = self.clean.clone()
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, logits: Tensor, rows: Tensor, rough: bool = False) -> None:
+    def __call__(self, x: Tensor, logits: Tensor, rows: Tensor, rough: bool) -> None:
         if x.requires_grad and logits.requires_grad:
             x.register_hook(partial(self._step, self.passes))
         full = torch.full_like(rows, not rough, dtype=torch.bool)

@@ -34,6 +34,7 @@ from rcfast.eval.run.store import write_atomic
 from rcfast.eval.run.unit import Made, Unit
 from rcfast.eval.run.versions import LABELS
 from rcfast.eval.run.voter import precision
+from rcfast.hardware import divisor
 from rcfast.regions import Cube
 
 FOLDER = "export"
@@ -67,8 +68,8 @@ class RoundedLabels(Labels):
         }
 
     def compute(self, ctx: Context) -> Made:
-        # Divided by the host, as whoever loads the file does: a GPU rounds otherwise, and the vote follows the bits.
-        return self._made(ctx, (_images(ctx, self.made, self.alpha).flatten(0, 1) / 255).to(ctx.device))
+        stored = _images(ctx, self.made, self.alpha).flatten(0, 1).to(ctx.device, torch.float32)
+        return self._made(ctx, stored / divisor(stored, 255))
 
     def size(self, ctx: Context) -> int:
         return self.made.size(ctx)

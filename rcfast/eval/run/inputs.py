@@ -42,11 +42,8 @@ def find_device(name: str, team: Team) -> torch.device:
         if place >= there:
             raise ConfigError(f"--device cuda: {team.here[1]} processes on this host, but {there} GPUs")
         device = torch.device("cuda", place)
-    if (
-        device.type == "cuda"
-    ):  # by its number, the same for any number of processes; current for who asks for that
-        device = torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index)
-        torch.cuda.set_device(device)
+    if device.type == "cuda" and device.index is None:  # by its number, the same for any number of processes
+        device = torch.device("cuda", torch.cuda.current_device())
     return device
 
 

@@ -27,7 +27,7 @@ class Spent:
         self.budgets = torch.tensor(BUDGETS, device=clean.device)[:, None]
 
     @torch.no_grad()
-    def __call__(self, x: Tensor, logits: Tensor, rows: Tensor, rough: bool = False) -> None:
+    def __call__(self, x: Tensor, logits: Tensor, rows: Tensor, rough: bool) -> None:
         self.forward.index_add_(0, rows, torch.ones_like(rows))
         if x.requires_grad and logits.requires_grad:
             x.register_hook(partial(self._back, rows))
