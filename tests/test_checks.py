@@ -232,7 +232,9 @@ def test_an_attack_with_too_few_iterations_is_caught(case: Case) -> None:
         result = attack.replace(iterations=attack.iterations * times)(case.model, case.x, case.targets)
         return np.where(result.success, result.noise.l2, np.inf)
 
-    few = Walk(iterations=12, keep_best=True)
+    few = Walk(
+        iterations=11, keep_best=True
+    )  # finds one of eight, twice as many find all, on AVX2 and AVX-512
     assert fails(checks.budget("it", noise(few, 1), noise(few, 2)))
     assert not fails(checks.budget("it", noise(enough, 1), noise(enough, 2)))
     farther = np.full(10, 2.0)
