@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import io
 import os
@@ -18,6 +17,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
+
+from rcfast.cores import cores
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 RESAMPLING = {
@@ -170,7 +171,7 @@ def in_processes(
 
     In processes of our own: multiprocessing would run the user's script again in each, or fork torch's threads.
     """
-    workers = min(len(tasks), _cores())
+    workers = min(len(tasks), cores())
     if workers <= 1:
         return [_told(function(task), advance, index) for index, task in enumerate(tasks)]
     free: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
@@ -243,11 +244,6 @@ def serve() -> None:
 def _told(result: Any, advance: Callable[[int], object], index: int) -> Any:
     advance(index)
     return result
-
-
-@functools.cache
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def rows_of_a_part(images: int, bytes_of_one: int) -> int:

@@ -269,6 +269,8 @@ def make(
             ("figure5", "T-CW-L2", 20.0),
             ("figure9", "T-CW-L2-A", 1.0),
             ("vote_images", "T-RegionCW", None),
+            ("vote_images_linf", "T-RegionCW-Linf", None),
+            ("vote_images_l0", "T-RegionCW-L0", None),
         ):
             _grid(folder / f"grid-{name[6:]}.npz", min(num_classes, 10), shape, full=name == "figure1")
             results["grids"][name] = {

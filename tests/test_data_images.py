@@ -22,7 +22,7 @@ from rcfast.decoding import Preparation
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(decoding, "_cores", lambda: 1)  # but for the test of worker processes
+    monkeypatch.setattr(decoding, "cores", lambda: 1)  # but for the test of worker processes
     return tmp_path / "cache" / "rcfast" / "decoded"
 
 
@@ -164,10 +164,10 @@ def test_workers_give_the_same_as_one_process(
     photos: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setattr(images, "rows_of_a_part", lambda count, size: 5)
-    monkeypatch.setattr(decoding, "_cores", lambda: 2)
+    monkeypatch.setattr(decoding, "cores", lambda: 2)
     parallel = data.load(photos).fingerprint
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
-    monkeypatch.setattr(decoding, "_cores", lambda: 1)
+    monkeypatch.setattr(decoding, "cores", lambda: 1)
     assert data.load(photos).fingerprint == parallel
 
 

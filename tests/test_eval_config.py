@@ -97,6 +97,7 @@ def test_settings_are_read_as_toml_or_text(text: str, path: list[str], value: ob
         ("vote.stop=never", "vote.stop must be one of sequential, exact, none, got 'never'"),
         ("vote.clip=wrap", "vote.clip must be intersect or clamp, got 'wrap'"),
         ("vote.alpha=1", r"vote.alpha must lie in \(0, 1\), got 1.0"),
+        ("vote.adversarial_alpha=0", r"vote.adversarial_alpha must lie in \(0, 1\), got 0.0"),
         ("length.step=0", r"length.step must lie in \(0, 1\], got 0.0"),
         ("length.r=2", "length.r must be at most 1, got 2.0"),
         ("protocol.examples=0", "protocol.examples must be at least 1, got 0"),

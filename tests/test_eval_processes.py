@@ -445,7 +445,7 @@ def test_a_network_takes_the_threads_of_those_who_have_none_to_train(
         def gather(self, name: str, value: Any) -> list[Any]:
             return [value] * 4
 
-    monkeypatch.setattr("os.cpu_count", lambda: 8)
+    monkeypatch.setattr(alike, "cores", lambda: 8)
 
     def settled(out: Path, *settings: str) -> tuple[int, int]:
         with alike.alike(Four(size=4), Store(out), build("quick", settings=list(settings))) as (config, _):

@@ -233,8 +233,8 @@ def test_report_has_everything(results: Results, read: tuple[str, _Page]) -> Non
         *("The votes were computed in float32", "in float32 (the processor has none of them)"),
     ):
         assert said in page.text, said
-    assert page.tags.count("figure") == 12
-    assert page.tags.count("svg") == 1 + 1 + 3 + 1 + 3 + 1 + 1 + 2 + 2 + 1 + 1 + 1
+    assert page.tags.count("figure") == 14
+    assert page.tags.count("svg") == 1 + 1 + 1 + 1 + 3 + 1 + 3 + 1 + 1 + 2 + 2 + 1 + 1 + 1
 
 
 def test_report_shows_names_as_they_are(read: tuple[str, _Page]) -> None:

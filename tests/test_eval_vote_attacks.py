@@ -21,10 +21,16 @@ from rcfast.eval.outputs import get, transfer, vote_rows
 from rcfast.eval.outputs.vote_rows import Judged
 from rcfast.eval.report.verdict import headline
 from rcfast.eval.run import vote_attack
+from rcfast.eval.run.attack import Case, parts
 from rcfast.eval.run.config import ConfigError
 from rcfast.eval.run.context import Context
-from rcfast.eval.run.defences import Network, region_judge
+from rcfast.eval.run.defences import Network, region_classifier, region_judge
+from rcfast.eval.run.examples import examples
 from rcfast.eval.run.inputs import resolved
+from rcfast.eval.run.judges import judges
+from rcfast.eval.run.labels import AdversarialLabels, BenignLabels
+from rcfast.eval.run.length import length
+from rcfast.eval.run.networks import network
 from rcfast.eval.run.progress import Progress
 from rcfast.eval.run.settings import build
 from rcfast.eval.run.store import Store
@@ -121,6 +127,43 @@ def test_the_rows_are_counts_of_lines(results: Any, folder: Path) -> None:
             assert noise.mean() == pytest.approx(row["noise_mean"], rel=1e-6)
             shares = np.array([float(line["share"]) for line in own])[holds]
             assert np.median(shares) == pytest.approx(row["share"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_images_are_judged_by_votes_that_the_attack_never_saw(ctx: Context) -> None:
+    grid = get("vote_images")
+    judged = [unit for unit in grid.needs(ctx) if isinstance(unit, JudgedExamples)]
+    assert not any(isinstance(unit, AdversarialLabels) for unit in grid.needs(ctx))
+    own = next(own for own in judges(ctx) if own.name == "region")
+    _, shown, tried = grid._images(ctx, own)
+    found, expected = examples(ctx), np.eye(len(shown), dtype=bool) & tried
+    for unit in judged:
+        most = 2 * ctx.arrays(unit)["success"].sum(0) > 3
+        for label, row in enumerate(found.grid):
+            if unit.made.start <= row < unit.made.stop:
+                at = row - unit.made.start
+                succeeded = most[at] & ctx.arrays(unit.made)["success"][at]
+                expected[label, found.targets[row][succeeded]] = True
+    assert (shown == expected).all()
+    assert (shown & ~np.eye(len(shown), dtype=bool)).any()
+
+
+@pytest.mark.slow
+def test_votes_on_adversarial_examples_end_later(ctx: Context) -> None:
+    """An attacker has thousands of tries: with 0.001 for each some early decision would be wrong."""
+    made = next(iter(parts(ctx, Case("point", "T-CW-L2"), "drawn")))
+    attacked, benign = AdversarialLabels("region", 0, made), BenignLabels("region", 0, 0, 100)
+    vote, point = ctx.config.vote, network(ctx, "point")
+    assert (vote.stop, vote.alpha, vote.adversarial_alpha) == ("sequential", 1e-3, 1e-6)
+    x = torch.from_numpy(ctx.arrays(made)["adversarial"]).flatten(0, 1)
+    clean = ctx.dataset.test.x[:100]
+    for unit, points, alpha in ((attacked, x, 1e-6), (benign, clean, 1e-3)):
+        assert unit.inputs(ctx)["defence"]["alpha"] == alpha
+        made_now = unit.compute(ctx).arrays
+        direct = region_classifier(point, length(ctx), replace(vote, alpha=alpha), seed=0).vote(points)
+        first, second = direct.counts.topk(2, dim=1).values.float().unbind(1)
+        assert made_now["said"].tolist() == direct.label.tolist()
+        assert made_now["lead"].tolist() == ((first - second) / direct.samples).tolist()
 
 
 @pytest.mark.slow

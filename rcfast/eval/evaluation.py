@@ -18,7 +18,7 @@ from rcfast.eval.outputs.cautions import cautions
 from rcfast.eval.outputs.output import Output
 from rcfast.eval.results import Results
 from rcfast.eval.run import dry, environment
-from rcfast.eval.run.alike import alike
+from rcfast.eval.run.alike import alike, each, threads
 from rcfast.eval.run.attack import NetworkAttack
 from rcfast.eval.run.begun import begin
 from rcfast.eval.run.config import Config
@@ -93,8 +93,13 @@ def show(ctx: Context, chosen: Sequence[Output], units: Sequence[Unit]) -> Resul
 def describe(config: Config, out: Path, outputs: Sequence[str], *, processes: int = 1) -> str:
     """Return what a run would do; nothing is written. Raises ConfigError."""
     chosen = [known.get(name) for name in outputs]
-    with full_float32(), deterministic():  # as fast as the run will be
-        ctx = prepare(config, out, chosen, Store(out, readonly=True), Progress("quiet"))
+    store = Store(out, readonly=True)
+    with (
+        full_float32(),
+        deterministic(),
+        threads(each(store, config, processes)),
+    ):  # as fast as the run will be
+        ctx = prepare(config, out, chosen, store, Progress("quiet"))
         return dry.describe(ctx, outputs, lambda ctx: plan(ctx, chosen), processes=processes)
 
 

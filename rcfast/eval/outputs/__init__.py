@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 NAMES = (
-    *("vote_attacks", "vote_noise", "vote_images"),
+    *("vote_attacks", "vote_noise", "vote_images", "vote_images_linf", "vote_images_l0"),
     *("worst", "curves", "optimality"),
     *("table2", "table3", "table4", "table5", "table6", "imported"),
     *("figure1", "figure2", "figure4", "figure5", "figure6", "figure7", "figure8", "figure9"),

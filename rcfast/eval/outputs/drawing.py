@@ -6,13 +6,13 @@ take their ink from the reader's light or dark setting; PNG files bring white pa
 
 import io
 import multiprocessing
-import os
 import re
 import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
+from rcfast.cores import cores
 from rcfast.eval import outputs
 from rcfast.eval.outputs import axes
 from rcfast.eval.outputs.export import csv_text, json_text
@@ -70,7 +70,7 @@ _jobs: Sequence[Job] = ()  # of a fork: panels draw by closures, which no proces
 def render_all(jobs: Sequence[Job]) -> list[dict[str, bytes]]:
     """What `render` makes of each, by as many processes as there are cores."""
     global _jobs
-    workers = min(len(jobs), os.cpu_count() or 1)
+    workers = min(len(jobs), cores())
     cuda = sys.modules.get("torch.cuda")
     if workers < 2 or sys.platform != "linux" or (cuda is not None and cuda.is_initialized()):
         return [_render(job) for job in jobs]

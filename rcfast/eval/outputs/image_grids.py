@@ -24,6 +24,7 @@ from rcfast.eval.run.judges import judges
 from rcfast.eval.run.labels import AdversarialLabels
 from rcfast.eval.run.store import write_atomic
 from rcfast.eval.run.unit import Unit
+from rcfast.eval.run.vote_attack import JudgedExamples
 
 
 class ImageGrid(Output):
@@ -39,7 +40,7 @@ class ImageGrid(Output):
     def needs(self, ctx: Context) -> Iterable[Unit]:
         for own in self._judges(ctx):
             yield DrawnExamples()
-            yield from self._labels(ctx, own)
+            yield from self.verdicts(ctx, own)
 
     def measure(self, ctx: Context) -> Mapping[str, Any]:
         for own in self._judges(ctx):
@@ -104,10 +105,16 @@ class ImageGrid(Output):
         """The units that attack the examples of the grid."""
         return attack.parts(ctx, case, "grid")
 
-    def _labels(self, ctx: Context, own: Measured) -> Iterable[AdversarialLabels]:
+    def verdicts(self, ctx: Context, own: Measured) -> Iterable[AdversarialLabels | JudgedExamples]:
+        """The units that say what the judge makes of the examples."""
         case, alpha, _ = self.case(ctx)
         for part in self.made(ctx, case):
             yield AdversarialLabels(own.name, own.seeds[0], part, alpha)
+
+    def holds(self, ctx: Context, verdict: Any) -> np.ndarray:
+        """Whether the judge says the target [n,T] bool."""
+        said = ctx.arrays(verdict)["said"].reshape(verdict.made.stop - verdict.made.start, -1)
+        return np.asarray(said == examples(ctx).targets[verdict.made.rows])
 
     def _images(self, ctx: Context, own: Measured) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return images [K,K,C,H,W], shown and tried [K,K]: benign on the diagonal, else what fools the judge."""
@@ -119,9 +126,9 @@ class ImageGrid(Output):
             if row >= 0:
                 images[label, label] = found.x[row].cpu().numpy()
                 shown[label, label] = tried[label, label] = True
-        for unit in self._labels(ctx, own):
-            arrays = ctx.arrays(unit.made)
-            said = ctx.arrays(unit)["said"].reshape(arrays["success"].shape)
+        _, alpha, _ = self.case(ctx)
+        for unit in self.verdicts(ctx, own):
+            arrays, holds = ctx.arrays(unit.made), self.holds(ctx, unit)
             for label, row in enumerate(found.grid):
                 if not unit.made.start <= row < unit.made.stop:
                     continue
@@ -130,8 +137,8 @@ class ImageGrid(Output):
                     if target < count:
                         made = torch.from_numpy(arrays["adversarial"][at, column])
                         tried[label, target] = True
-                        images[label, target] = attack.adapted(clean, made, unit.alpha).numpy()
-                        shown[label, target] = arrays["success"][at, column] and said[at, column] == target
+                        images[label, target] = attack.adapted(clean, made, alpha).numpy()
+                        shown[label, target] = arrays["success"][at, column] and holds[at, column]
         return images, shown, tried
 
 

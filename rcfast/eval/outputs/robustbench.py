@@ -45,6 +45,7 @@ THREATS = {"Linf": "linf", "L2": "l2"}  # folders of RobustBench, and the settin
 class RoundedLabels(Labels):
     """What a defence says of adversarial examples once they are 8-bit images. Array: said [N] int64."""
 
+    tried = True
     judge: str
     seed: int | None
     made: Adversarial
@@ -62,7 +63,7 @@ class RoundedLabels(Labels):
         source = {"attack": part.digest, "clean": part.inputs["examples"], "alpha": self.alpha, "bits": 8}
         return {
             "version": LABELS,
-            "defence": judge(ctx, self.judge).identity,
+            "defence": judge(ctx, self.judge, tried=True).identity,
             "seed": self.seed,
             "source": source,
         }
@@ -164,7 +165,8 @@ def _defence(ctx: Context, own: Measured, found: list[Attempt], threat: str, eps
     right = np.concatenate(said) == np.tile(ctx.dataset.test.y.numpy(), len(own.seeds))
     vote: dict[str, Any] = {}
     if own.random:
-        vote = {key: getattr(config.vote, key) for key in ("m", "stop", "alpha", "clip", "seeds", "dtype")}
+        told = ("m", "stop", "alpha", "adversarial_alpha", "clip", "seeds", "dtype")
+        vote = {key: getattr(config.vote, key) for key in told}
         vote["r"] = length(ctx) if ctx.find(LearntLength()) is not None else None
         if vote["r"] is not None:
             vote["dtype"] = precision(vote["dtype"], Cube(vote["r"]), ctx.dataset.test.x[:1].to(ctx.device))

@@ -50,7 +50,8 @@ class VoteNoise(Output):
     reading = (
         "The share of examples and targets for which votes that the attacker never saw say the target, with noise of "
         "at most the value below and 95% bands: the best of what was made for the network, the best of what was made "
-        "for the vote, and random noise of the size of the first attack on the vote, of which any wrong label counts."
+        "for the vote, and random noise of the size of the first attack on the vote, chosen by no vote: there the "
+        "first seed judges, and any wrong label counts."
     )
 
     def needs(self, ctx: Context) -> Iterable[Unit]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
 
 from rcfast import info
+from rcfast.cores import cores
 from rcfast.eval.run.begun import threads_of
 from rcfast.eval.run.config import TRAINED, Config, ConfigError
 from rcfast.eval.run.inputs import find_device
@@ -69,10 +69,14 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+def each(store: Store, config: Config, processes: int) -> int:
+    """Return how many threads each of so many processes of this host takes."""
+    share = torch.get_num_threads() if processes == 1 else max(1, cores() // processes)
+    return config.threads or threads_of(store.root)[0] or share
+
+
 def _threads(team: Team, store: Store, config: Config) -> tuple[int, int]:
-    share = torch.get_num_threads() if team.size == 1 else max(1, (os.cpu_count() or 1) // team.here[1])
-    begun, begun_training = threads_of(store.root)
-    own = config.threads or begun or share
+    own, (begun, begun_training) = each(store, config, team.here[1]), threads_of(store.root)
     idle = own * max(1, team.here[1] // max(1, sum(name in TRAINED for name in config.defences)))
     settled = bool(config.threads or begun)  # bytes are then those of any number of processes
     return own, config.training_threads or (begun_training if own == begun else own if settled else idle)

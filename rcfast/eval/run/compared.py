@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import torch
@@ -31,6 +31,7 @@ class Said(Unit):
     """What a vote says. Arrays: said [N] int64; lead [N] float32, by which share of its weight the label leads."""
 
     kind = stage = "vote"
+    tried: ClassVar[bool] = False  # chosen by an attack, which may have tried others
     spec: str
     seed: int
 
@@ -46,20 +47,19 @@ class Said(Unit):
         """What is labelled, [N,...]."""
 
     def inputs(self, ctx: Context) -> dict[str, Any]:
-        own = identity(ctx, self.spec, region(ctx, self.spec))
+        own = identity(ctx, self.spec, region(ctx, self.spec), tried=self.tried)
         return {**own, "m": ctx.config.vote.m, "seed": self.seed, "source": self._source(ctx)}
 
     def compute(self, ctx: Context) -> Made:
         with explained(str(self)):
-            votes = classifier(ctx, self.spec, self.seed).vote(self._examples(ctx))
+            votes = classifier(ctx, self.spec, self.seed, tried=self.tried).vote(self._examples(ctx))
         first, second = votes.counts.topk(2, dim=1).values.float().unbind(1)
         lead = (first - second) / votes.samples
         found = {"said": votes.label, "lead": lead, "samples": votes.samples}
         return Made({name: tensor.cpu().numpy() for name, tensor in found.items()})
 
     def seconds(self, ctx: Context, pace: Pace) -> float:
-        adversarial = isinstance(self, SaidOfAttacked)
-        return self.size(ctx) * pace.label(ctx, votes=True, adversarial=adversarial)
+        return self.size(ctx) * pace.label(ctx, votes=True, adversarial=self.tried)
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ class SaidOfClean(Said):
 class SaidOfAttacked(Said):
     """Of adversarial examples."""
 
+    tried = True
     spec: str
     seed: int
     made: Adversarial

@@ -72,6 +72,8 @@ class Vote:
     m: int = 1000
     stop: str = "exact"  # sequential, exact or none
     alpha: float = 1e-3
+    # Of sequential votes on adversarial examples: attacks try thousands, and each try may err with this probability.
+    adversarial_alpha: float = 1e-6
     clip: str = "intersect"
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])  # the first one makes the tables
     chunk: int = 1024  # samples in memory at a time; fixed, so that the network's rounding never varies

@@ -1,6 +1,7 @@
 """The defences of one run: who is measured, and who labels."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Judge, Measured, Network, point_judge, region_judge, user_defence
@@ -24,14 +25,19 @@ def networks(ctx: Context) -> list[str]:
     return list(dict.fromkeys([*trained(ctx), *(own.attacked for own in judges(ctx))]))
 
 
-def judge(ctx: Context, name: str) -> Judge:
-    """Return a defence that can label. Raises Missing when what it consists of is not finished."""
-    return ctx.once(("judge", name), lambda: _judge(ctx, name))
+def judge(ctx: Context, name: str, *, tried: bool = False) -> Judge:
+    """Return a defence that can label. Raises Missing when what it consists of is not finished.
+
+    tried: examples of which an attacker may try many, so that a vote that ends early errs with a smaller probability.
+    """
+    return ctx.once(("judge", name, tried), lambda: _judge(ctx, name, tried))
 
 
-def _judge(ctx: Context, name: str) -> Judge:
+def _judge(ctx: Context, name: str, tried: bool) -> Judge:
     if name == "region":
-        return region_judge(network(ctx, "point"), length(ctx), ctx.config.vote)
+        vote = ctx.config.vote
+        vote = replace(vote, alpha=vote.adversarial_alpha) if tried else vote
+        return region_judge(network(ctx, "point"), length(ctx), vote)
     if name in trained(ctx):
         return point_judge(network(ctx, name))
     return user_defence_of(ctx)[0]

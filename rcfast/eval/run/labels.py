@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
@@ -30,16 +30,17 @@ class Labels(Unit):
     """
 
     kind = stage = "vote"
+    tried: ClassVar[bool] = False  # chosen by an attack, which may have tried others
     judge: str
     seed: int | None
 
     def _inputs(self, ctx: Context, source: dict[str, Any]) -> dict[str, Any]:
-        defence = judge(ctx, self.judge).identity
+        defence = judge(ctx, self.judge, tried=self.tried).identity
         return {"version": LABELS, "defence": defence, "seed": self.seed, "source": source}
 
     def _made(self, ctx: Context, x: torch.Tensor) -> Made:
         with explained(str(self)):
-            said, lead = judge(ctx, self.judge).label(x, self.seed)
+            said, lead = judge(ctx, self.judge, tried=self.tried).label(x, self.seed)
         return Made({"said": said} if lead is None else {"said": said, "lead": lead})
 
 
@@ -76,6 +77,7 @@ class BenignLabels(Labels):
 class AdversarialLabels(Labels):
     """Of adversarial examples, each moved on by the share alpha of its own noise."""
 
+    tried = True
     judge: str
     seed: int | None
     made: Adversarial

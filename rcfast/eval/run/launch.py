@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from rcfast.cores import cores
 from rcfast.eval.run.begun import threads_of
 from rcfast.eval.run.config import Config
 
@@ -36,15 +37,14 @@ def automatic(config: Config, out: Path) -> int:
     if config.device == "auto" and any(map(os.path.exists, ("/dev/nvidiactl", "/dev/dxg"))):
         return 1
     told = os.environ.get("OMP_NUM_THREADS", "")
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    usable = int(told) if told.isdigit() else allowed
+    usable = int(told) if told.isdigit() else cores()
     return max(1, min(MOST, usable // (config.threads or threads_of(out)[0] or 1)))
 
 
 def launch(arguments: Sequence[str], processes: int) -> int:
     """Run the command line in several processes; return the exit code of the first, or of the one that failed."""
     shared = {
-        "OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // processes)),
+        "OMP_NUM_THREADS": str(max(1, cores() // processes)),
         "TORCH_CPP_LOG_LEVEL": "ERROR",  # else each tells that the first one has left
         **os.environ,
         "MASTER_ADDR": "127.0.0.1",

@@ -195,7 +195,8 @@ def validate(config: Config) -> None:
         _need(m >= 1, f"{section}.m", "be at least 1", m)
     _need(0 <= length.tolerance <= 1, "length.tolerance", "lie in [0, 1]", length.tolerance)
     _need(vote.histogram_m >= 1, "vote.histogram_m", "be at least 1", vote.histogram_m)
-    _need(0 < vote.alpha < 1, "vote.alpha", "lie in (0, 1)", vote.alpha)
+    for name in ("alpha", "adversarial_alpha"):
+        _need(0 < getattr(vote, name) < 1, f"vote.{name}", "lie in (0, 1)", getattr(vote, name))
     _need(vote.clip in ("intersect", "clamp"), "vote.clip", "be intersect or clamp", vote.clip)
     _need(bool(vote.seeds), "vote.seeds", "name at least one seed", vote.seeds)
     _need(len(set(vote.seeds)) == len(vote.seeds), "vote.seeds", "not repeat a seed", vote.seeds)
