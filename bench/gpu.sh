@@ -65,6 +65,10 @@ if command -v compute-sanitizer >/dev/null && [ "$device" = cuda ]; then
     done
 else
     step "kernels once" 60 python3 bench/gpu_steps.py kernels "$device"
+    if [ "$device" = cuda ]; then
+        printf 'memcheck\t0\tno compute-sanitizer on the path\n' | tee -a "$out/steps.tsv"
+        failed=1
+    fi
 fi
 if command -v nvcc >/dev/null; then
     step sass 60 python3 bench/sass.py --out "$out/sass.json"

@@ -60,14 +60,17 @@ def kernels(name: str) -> None:
             ((4, 4, 6), torch.channels_last),
         ):
             x, ids = torch.rand(3, *shape), torch.arange(3)
-            found = []
-            for where in ("cpu", name):
-                out = torch.empty(3 * 19, *shape, dtype=dtype, device=where, memory_format=layout)
-                ops.sample_hypercube_(
-                    out.unflatten(0, (3, 19)), x.to(where), 0.3, example_ids=ids.to(where), clip="clamp"
-                )
-                found.append(out.cpu())
-            assert torch.equal(*found), (dtype, shape)
+            for clip in ("intersect", "clamp"):
+                found, apart = [], []
+                for where in ("cpu", name):
+                    out = torch.empty(3 * 19, *shape, dtype=dtype, device=where, memory_format=layout)
+                    points, distances = out.unflatten(0, (3, 19)), torch.empty(3, 19, device=where)
+                    ops.sample_hypercube_(points, x.to(where), 0.3, example_ids=ids.to(where), clip=clip)
+                    ops.distance_(distances, points, x.to(where))
+                    found.append(out.cpu())
+                    apart.append(distances.cpu())
+                assert torch.equal(*found), (dtype, shape, clip)
+                assert torch.equal(*apart), (dtype, shape, clip)
         for noise in ("gaussian", "laplace", "l2_ball", "l1_ball", "sphere"):
             x, ids = torch.rand(3, 3, 8, 13), torch.arange(3)
             found = []
@@ -84,6 +87,16 @@ def kernels(name: str) -> None:
                 ops.vote_(counts, logits.to(where), [7, 7, 300])
                 found.append(counts.cpu())
             assert torch.equal(*found), (dtype, labels)
+            for mode in ("softmax", "margin", "weighted"):
+                weights = torch.randint(1 << 24, (3, 300), dtype=torch.int32) if mode == "weighted" else None
+                totals = []
+                for where in ("cpu", name):
+                    total = torch.zeros(3, labels, dtype=torch.int64, device=where)
+                    cast = torch.zeros(3, dtype=torch.int32, device=where)
+                    given = None if weights is None else weights.to(where)
+                    ops.vote_soft_(total, cast, logits.to(where), mode=mode, weights=given)
+                    totals.append(total.cpu())
+                assert torch.equal(*totals), (dtype, labels, mode)
     for n in (2, 257, 600):
         a, b, free = torch.randn(2, n), torch.randn(2, n), torch.rand(2, n) < 0.7
         pairs = [ops.saliency_pair(a.to(d), b.to(d), free.to(d)).cpu() for d in ("cpu", name)]

@@ -2,6 +2,7 @@
 
 import csv
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +29,7 @@ exit 0
 
 
 def run(
-    tmp_path: Path, fails: str = "nothing", hangs: str = "nothing", **environment: str
+    tmp_path: Path, fails: str = "nothing", hangs: str = "nothing", missing: str = "", **environment: str
 ) -> tuple[int, dict[str, str], str]:
     """Exit code, outcome of each step, and the log."""
     commands = tmp_path / "bin"
@@ -37,6 +38,11 @@ def run(
         (commands / name).write_text(STUB)
         (commands / name).chmod(0o755)
     path = f"{commands}{os.pathsep}{os.environ['PATH']}"
+    if missing:  # nor anywhere else
+        for tool in ("bash", "cat", "dirname", "mkdir", "tee", "timeout", "sleep", "grep"):
+            (commands / tool).symlink_to(str(shutil.which(tool)))
+        (commands / missing).unlink()
+        path = str(commands)
     env = {**os.environ, "PATH": path, "FAILS": fails, "HANGS": hangs, **environment}
     done = subprocess.run(
         ["bash", BENCH / "gpu.sh", tmp_path / "out"], env=env, capture_output=True, timeout=60
@@ -78,9 +84,18 @@ def test_time_is_limited(tmp_path: Path) -> None:
     assert rows["attacks"] == "no time left"
 
 
-def test_the_limits_add_up_to_less_than_nine_minutes() -> None:
+def test_all_steps_together_have_less_than_nine_minutes() -> None:
+    """No step has more than what is left of all (test_time_is_limited)."""
     text = (BENCH / "gpu.sh").read_text()
     assert "GPU_SECONDS:-530" in text  # less ten for the last step to end
+
+
+@pytest.mark.parametrize(("missing", "step"), [("compute-sanitizer", "memcheck"), ("nvcc", "sass")])
+def test_without_a_tool_the_script_does_not_pass(tmp_path: Path, missing: str, step: str) -> None:
+    code, rows, _ = run(tmp_path, missing=missing)
+    assert code == 1
+    assert rows[step] == f"no {missing} on the path"
+    assert all(outcome == "passed" for name, outcome in rows.items() if name != step)
 
 
 @pytest.mark.slow
