@@ -212,8 +212,10 @@ def main() -> int:
         results["sampling"] = sampling(device, limits)
         results["voting"] = voting(device, limits)
         results["limits"] = limits.found
+        write(path, results)
     if "memory" in parts:
         results["memory"] = memory(arguments)
+        write(path, results)
     if "votes" in parts:
         results["end_to_end"] = end_to_end(model, x, y, r, arguments.skip_loop)
     complete = {"sampling", "memory", "end_to_end"} <= results.keys()

@@ -1,5 +1,6 @@
-"""The bars of the bench of attacks on votes, on pieces made by hand: each can be met, and missed."""
+"""The bars of the benches, on pieces made by hand: each can be met, and missed. Whole commands, timed from nothing."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "bench"))
 
 import known_seed
+import whole
 from vote_bars import bars
 from vote_speed import speed_bars
 
@@ -111,3 +113,28 @@ def test_what_is_said_of_a_known_seed(searched: dict[str, Any]) -> None:
     nothing = {**searched, "found": [{**searched["found"][0], "l2": None}]}
     (said,) = (row for row in bars({"known_seed 0": nothing}, 0.3) if row[0].startswith("known"))
     assert said[1].startswith("nothing in")
+
+
+def test_whole_commands_are_timed_from_nothing_and_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = "import os, pathlib, sys; cache = pathlib.Path(os.environ['XDG_CACHE_HOME']); assert not cache.exists(); "
+    quick = {
+        "digits": (["-c", code + "print('held to', os.environ.get('RCFAST_CPU'))"], 1.0),
+        "tests": (["-c", "import sys; print('1 failed'); sys.exit(1)"], 1.0),
+        "mnist": (["-c", "import time; time.sleep(0.3)"], 0.3 / 60),
+    }
+    monkeypatch.setattr(whole, "COMMANDS", quick)
+    out = tmp_path / "whole.json"
+    for given in (["--only", "digits,tests"], ["--only", "digits", "--held", "avx2"], ["--only", "mnist"]):
+        monkeypatch.setattr("sys.argv", ["whole.py", "--out", str(out), *given])
+        assert whole.main() == 0
+    found = json.loads(out.read_text())["commands"]
+    assert list(found) == ["digits", "tests", "digits (avx2)", "mnist"]
+    assert found["digits (avx2)"]["last_line"] == "held to avx2"
+    assert found["tests"]["exit_code"] == 1
+    verdicts = {line.split("  ")[0]: line for line in capsys.readouterr().out.splitlines()}
+    assert "met" in verdicts["digits"]
+    assert "MISSED" in verdicts["tests"], "a command that fails meets no bar"
+    assert "MISSED" in verdicts["mnist"]
+    assert whole.text(119.6) == "2 min 0 s"
