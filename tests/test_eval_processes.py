@@ -110,8 +110,16 @@ def test_torchrun_starts_killed_ranks_anew(alone: dict[str, str], tmp_path: Path
     assert fingerprint(tmp_path / "out") == alone
 
 
-def attempt(out: Path, ranks: int, seconds: float | None, dice: random.Random) -> bool:
-    """Run in forked processes; kill one of them after `seconds` and, as torchrun does, the others. Whether it ended."""
+def finished(out: Path) -> int:
+    """How many parts are in the store."""
+    return len(list((out / "store").glob("*/*.json")))
+
+
+def attempt(out: Path, ranks: int, more: int | None, dice: random.Random) -> bool:
+    """Run in forked processes; once so many more parts are there kill one of them and, as torchrun does, the others.
+
+    Returns whether it came to its end before.
+    """
     from rcfast.eval import cli
 
     where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
@@ -121,14 +129,16 @@ def attempt(out: Path, ranks: int, seconds: float | None, dice: random.Random) -
             os.environ.update(where, RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(ranks))
             os._exit(cli.main([*arguments(out), *ALIKE]))
         children.append(child)
-    end = None if seconds is None else time.monotonic() + seconds
+    wanted, end = None if more is None else finished(out) + more, float("inf")
     codes: dict[int, int] = {}
     while len(codes) < ranks:
         for child in set(children) - set(codes):
             done, status = os.waitpid(child, os.WNOHANG)
             if done:
                 codes[child] = os.waitstatus_to_exitcode(status)
-        if end is not None and time.monotonic() > end and not codes:
+        if wanted is not None and end == float("inf") and finished(out) >= wanted:
+            end = time.monotonic() + dice.uniform(0, 0.3)
+        if time.monotonic() > end and not codes:
             for child in dice.sample(children, ranks):
                 os.kill(child, signal.SIGKILL)
                 time.sleep(0.01)
@@ -141,16 +151,17 @@ def attempt(out: Path, ranks: int, seconds: float | None, dice: random.Random) -
 def main(root: Path, kills: int) -> int:
     """Kill ranks again and again; where a run came to its end all the same, the next one begins in a new folder."""
     preload()
-    dice, killed, alike = random.Random(1), 0, []
+    dice, killed, alike, grown = random.Random(1), 0, [], 0
     assert attempt(root / "alone", 1, None, dice)
     while killed < kills or not alike:
         out = root / f"out{len(alike)}"
-        limit = dice.uniform(0.3, 3) if killed < kills else None
-        if attempt(out, 2 + killed % 2, limit, dice):
+        more, before = dice.randint(0, 4) if killed < kills else None, finished(out)
+        if attempt(out, 2 + killed % 2, more, dice):
             alike.append(fingerprint(out) == fingerprint(root / "alone"))
         else:
             killed += 1
-    print(json.dumps({"killed": killed, "alike": alike}))
+            grown += finished(out) > before
+    print(json.dumps({"killed": killed, "alike": alike, "grown": grown}))
     return 0
 
 
@@ -160,6 +171,7 @@ def test_killed_ranks_change_nothing(kills: int, tmp_path: Path) -> None:
     said = json.loads(subprocess.run(command, check=True, env=environment(), stdout=subprocess.PIPE).stdout)
     assert said["killed"] == kills
     assert all(said["alike"]), said
+    assert said["grown"] >= kills // 2, "most kills met work that was under way"
 
 
 @pytest.mark.slow
