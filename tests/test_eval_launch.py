@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from test_eval_kill import arguments, count, fingerprint
-from test_eval_processes import ALIKE, environment, workers
+from test_eval_processes import BRIEF, environment, workers
 
 from rcfast.eval import cli
 from rcfast.eval.run import launch
@@ -68,7 +68,7 @@ def test_another_number_than_torchruns(
 
 
 def command(out: Path, *more: str) -> list[str]:
-    return [sys.executable, "-m", "rcfast.eval", *arguments(out), *ALIKE, *more]
+    return [sys.executable, "-m", "rcfast.eval", *arguments(out), *BRIEF, *more]
 
 
 HEARS = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # which a job in the background ignores
@@ -103,7 +103,7 @@ def test_however_it_ends_nothing_is_left_running_and_nothing_is_lost(
     """Ctrl-C, then the command killed, then one of its processes; the run that is left alone has the same bytes."""
     out = tmp_path / "out"
     run, both = started(out)
-    assert cli.main([*arguments(out), *ALIKE, "--processes", "1"]) == cli.FAILED  # the two share their lock
+    assert cli.main([*arguments(out), *BRIEF, "--processes", "1"]) == cli.FAILED  # the two share their lock
     holder = re.search(r"another run \(process (\d+)\) is writing into ", capsys.readouterr().err)
     assert holder
     assert int(holder[1]) in both

@@ -26,7 +26,11 @@ from rcfast.eval.run.config import ConfigError, StageError
 from rcfast.eval.run.store import Part
 from rcfast.eval.run.team import Ended, News, Team, fresh
 
-ALIKE = ["--set", "threads=1", "--only", "table3,table4,table5,figure4"]  # all outputs: test_eval_kill
+BRIEF = ["--set", "threads=1", "--only", "table3,table4,table5,figure4"]
+ALIKE = [
+    *("--set", "threads=1", "--only"),
+    "vote_attacks,vote_images,worst,table2,table3,table4,table5,table6,figure1,figure4,figure8,checks",
+]
 
 
 def environment() -> dict[str, str]:
@@ -115,7 +119,7 @@ def finished(out: Path) -> int:
     return len(list((out / "store").glob("*/*.json")))
 
 
-def attempt(out: Path, ranks: int, more: int | None, dice: random.Random) -> bool:
+def attempt(out: Path, ranks: int, more: int | None, dice: random.Random, options: list[str]) -> bool:
     """Run in forked processes; once so many more parts are there kill one of them and, as torchrun does, the others.
 
     Returns whether it came to its end before.
@@ -127,7 +131,7 @@ def attempt(out: Path, ranks: int, more: int | None, dice: random.Random) -> boo
     for rank in range(ranks):
         if (child := os.fork()) == 0:
             os.environ.update(where, RANK=str(rank), LOCAL_RANK=str(rank), LOCAL_WORLD_SIZE=str(ranks))
-            os._exit(cli.main([*arguments(out), *ALIKE]))
+            os._exit(cli.main([*arguments(out), *options]))
         children.append(child)
     wanted, end = None if more is None else finished(out) + more, float("inf")
     codes: dict[int, int] = {}
@@ -152,11 +156,12 @@ def main(root: Path, kills: int) -> int:
     """Kill ranks again and again; where a run came to its end all the same, the next one begins in a new folder."""
     preload()
     dice, killed, alike, grown = random.Random(1), 0, [], 0
-    assert attempt(root / "alone", 1, None, dice)
+    options = ALIKE if kills > 2 else BRIEF
+    assert attempt(root / "alone", 1, None, dice, options)
     while killed < kills or not alike:
         out = root / f"out{len(alike)}"
         more, before = dice.randint(0, 4) if killed < kills else None, finished(out)
-        if attempt(out, 2 + killed % 2, more, dice):
+        if attempt(out, 2 + killed % 2, more, dice, options):
             alike.append(fingerprint(out) == fingerprint(root / "alone"))
         else:
             killed += 1
