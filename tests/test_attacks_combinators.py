@@ -9,6 +9,7 @@ from attack_models import inputs, network, other_targets, predicted
 
 from rcfast import attacks
 from rcfast.attacks import (
+    APGD,
     ATTACKS,
     FGSM,
     IGSM,
@@ -160,6 +161,15 @@ def test_every_name_is_one_expression(name, budget):
     assert attack.targeted == name.startswith("T-")
     with pytest.raises(dataclasses.FrozenInstanceError):
         attack.norm = 1
+
+
+def test_attacks_at_a_budget_have_names_and_need_it():
+    assert get("APGD-L2", eps=1.5) == APGD(eps=1.5, norm=2)
+    assert get("T-APGD-Linf", budget="fast", eps=0.2, eot=4) == APGD(eps=0.2, eot=4, targeted=True)
+    with pytest.raises(TypeError, match="APGD-L2 attacks within a ball: eps, its radius, must be given"):
+        get("APGD-L2")
+    with pytest.raises(TypeError, match="APGD-L2 is what it is by its own norm"):
+        get("APGD-L2", eps=1.0, norm=math.inf)
 
 
 def test_papers_defaults():

@@ -9,7 +9,7 @@ from attack_models import inputs, linear, network, other_targets, predicted
 from marks import slow_where
 
 from rcfast import RegionClassifier
-from rcfast.attacks import CWL0, CWL2, CWLinf, RegionCW, Untargeted, judge
+from rcfast.attacks import CWL0, CWL2, CWLinf, OptMargin, RegionCW, Smallest, Untargeted, judge
 from rcfast.attacks._level import needed, raised
 from rcfast.attacks._sampled import another, draw, key
 from rcfast.eval.checks.trace import trace
@@ -230,6 +230,33 @@ def test_images_that_are_stored_on_a_grid_are_chosen_on_it(votes, start):
     assert torch.equal(said(stored.adversarial) == targets, stored.success)
     rounded = said((usual.adversarial * levels).round() / levels) == targets
     assert rounded.sum() <= stored.success.sum() - 2
+
+
+def test_the_smallest_of_attacks_on_a_vote():
+    """The worst case over attacks that know the vote: of each example the least noisy one that its own votes take."""
+    model, x = network(n=20, classes=5), inputs(6, 20)
+    vote, targets = RegionClassifier(model, 0.05, m=300), other_targets(predicted(model, x), 5)
+    several = [RegionCW(**SMALL), RegionCW(loss="margin", **SMALL), OptMargin(targeted=True, iterations=40)]
+    alone = [attack(vote, x, targets) for attack in several]
+    result = Smallest(several, norm=2)(vote, x, targets)
+    cost = torch.stack([torch.where(one.success, one.noise.l2, math.inf) for one in alone])
+    assert result.success.equal(torch.stack([one.success for one in alone]).any(0))
+    assert torch.where(result.success, result.noise.l2, math.inf).equal(cost.min(0).values)
+    assert len(cost.argmin(0).unique()) > 1
+
+
+def test_points_may_grow_towards_the_end():
+    model, x = network(n=20, classes=5), inputs(3, 20)
+    vote, targets = RegionClassifier(model, 0.05, m=300), other_targets(predicted(model, x), 5)
+    few, growing, many = (
+        RegionCW(**{**SMALL, "restarts": 1, "points": first}, last_points=last)(vote, x, targets).queries
+        for first, last in ((2, None), (2, 16), (16, None))
+    )
+    assert (few < growing).all()
+    assert (growing < many).all()
+    assert (
+        (growing - few) > 0.3 * (many - few)
+    ).all()  # half of what lies between, in the mean over all steps
 
 
 def test_untargeted_takes_the_least_of_the_targets():

@@ -7,8 +7,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from rcfast.attacks import APGD, ATTACKS, get
 from rcfast.eval import cli
-from rcfast.eval.run.config import PRESETS, ConfigError
+from rcfast.eval.run.attack import Case, make, norm_of
+from rcfast.eval.run.config import ON_VOTES, PRESETS, ConfigError
 from rcfast.eval.run.inputs import find_device
 from rcfast.eval.run.settings import build, parse_setting
 
@@ -112,6 +114,20 @@ def test_settings_are_read_as_toml_or_text(text: str, path: list[str], value: ob
 def test_bad_settings_are_named(setting: str, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         build("quick", settings=[setting])
+
+
+def test_an_attack_at_a_budget_may_be_asked_for() -> None:
+    asked = 'attacks.vote=["APGD-L2"]'
+    config = build("quick", settings=[asked, "attacks.settings.APGD-L2={eps=1.5, eot=4}"])
+    assert make(config, Case("region", "APGD-L2")) == APGD(eps=1.5, norm=2, eot=4)
+    with pytest.raises(ConfigError, match=r"attacks.settings.APGD-L2: .* eps, its radius, must be given"):
+        make(build("quick", settings=[asked]), Case("region", "APGD-L2"))
+
+
+@pytest.mark.parametrize("name", [*ATTACKS, *ON_VOTES])
+def test_the_norm_of_every_attack_is_its_own(name: str) -> None:
+    if not name.endswith("-A"):
+        assert norm_of(name) == get(name, **({"eps": 1.0} if "APGD" in name else {})).norm
 
 
 def test_unknown_preset_is_named() -> None:

@@ -59,6 +59,10 @@ ON_VOTES: Mapping[str, Callable[[Make], Attack]] = MappingProxyType(  # made for
         "T-RegionCW-Linf": lambda make: make("RegionCW").replace(norm=INF),
         "T-OptMargin": lambda make: make("OptMargin").replace(targeted=True),
         "OptMargin": lambda make: make("OptMargin"),
+        "T-APGD-L2": lambda make: make("APGD").replace(norm=2, targeted=True),
+        "T-APGD-Linf": lambda make: make("APGD").replace(norm=INF, targeted=True),
+        "APGD-L2": lambda make: make("APGD").replace(norm=2),
+        "APGD-Linf": lambda make: make("APGD").replace(norm=INF),
     }
 )
 
@@ -79,7 +83,7 @@ def _parts(attack: Attack) -> list[Attack]:
 
 def get(name: str, *, budget: str = "paper", alpha: float | None = None, **overrides: Any) -> Attack:
     """The attack of a name of the paper, or one that knows votes ("T-RegionCW", in L0 and Linf "T-RegionCW-L0" and
-    "T-RegionCW-Linf", "T-OptMargin", "OptMargin").
+    "T-RegionCW-Linf", "T-OptMargin", "OptMargin"; with eps= "APGD-L2", "APGD-Linf", "T-APGD-L2", "T-APGD-Linf").
 
     budget: "paper" takes the published hyperparameters, "fast" each attack's smaller budget for a CPU. overrides:
     hyperparameters, given to every part that has them: `get("U-CW-L2", confidence=20.0, targets=5)`. alpha: of the
@@ -104,6 +108,8 @@ def get(name: str, *, budget: str = "paper", alpha: float | None = None, **overr
         names = {f.name for f in dataclasses.fields(kind) if f.init}
         own = {key: value for key, value in overrides.items() if key in names}
         used.update(own)
+        if class_name == "APGD" and "eps" not in own:
+            raise TypeError(f"{name} attacks within a ball: eps, its radius, must be given")
         return kind.fast(**own) if budget == "fast" else kind(**own)
 
     attack = known[name](make)

@@ -14,7 +14,7 @@ from torch import Tensor
 from rcfast import attacks
 from rcfast.attacks import Attack, External
 from rcfast.eval.checks import Recorder, observing
-from rcfast.eval.run.config import Config, ConfigError
+from rcfast.eval.run.config import ON_VOTES, Config, ConfigError
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import rows_at_once
 from rcfast.eval.run.examples import DrawnExamples, Examples, Scope, examples
@@ -36,13 +36,14 @@ BATCH = {"cpu": 256, "cuda": 1024}
 NORM = {
     **{"JSMA": 0, "CW-L0": 0, "FGSM": math.inf, "IGSM": math.inf, "CW-Linf": math.inf, "CW-L2": 2},
     **{"RegionCW": 2, "RegionCW-L0": 0, "RegionCW-Linf": math.inf, "OptMargin": 2},
+    **{"APGD-L2": 2, "APGD-Linf": math.inf, "DeepFool": 2},
     **{"CA-L0": 0, "CA-L2": 2, "CA-Linf": math.inf},
 }
 
 
 def norm_of(name: str) -> float:
     """Return the norm in which an attack's noise is counted: 0, 2 or inf."""
-    return 2 if name in ("DeepFool", "OptMargin") else NORM[name[2:]]
+    return NORM[name.removeprefix("T-").removeprefix("U-")]
 
 
 @dataclass(frozen=True)
@@ -190,7 +191,10 @@ def make(config: Config, case: Case, device: torch.device | None = None) -> Atta
     try:
         if ":" in case.attack:
             return attacks.external(case.attack.removeprefix("T-"), targeted=case.targeted, **own)
-        made = attacks.get(case.attack, budget=config.attacks.budget).replace(**own)
+        if case.attack in ON_VOTES:  # of which some need a setting
+            made = attacks.get(case.attack, budget=config.attacks.budget, **own)
+        else:
+            made = attacks.get(case.attack, budget=config.attacks.budget).replace(**own)
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"attacks.settings.{case.attack}: {error}") from error
     return made if device is None else made.on(device)

@@ -9,7 +9,10 @@ from rcfast.eval.results import DEFENCES
 PRESETS = ("quick", "certified", "cpu", "paper", "imagenet-first-look")
 TRAINED = ("point", "adversarial", "distillation")
 TARGETED = ("T-JSMA", "T-CW-L0", "T-FGSM", "T-IGSM", "T-CW-Linf", "T-CW-L2")
-ON_VOTES = ("T-RegionCW", "T-RegionCW-L0", "T-RegionCW-Linf", "T-OptMargin", "OptMargin")
+ON_VOTES = (
+    *("T-RegionCW", "T-RegionCW-L0", "T-RegionCW-Linf", "T-OptMargin", "OptMargin"),
+    *("T-APGD-L2", "T-APGD-Linf", "APGD-L2", "APGD-Linf"),
+)
 LIBRARIES = ("foolbox", "art", "torchattacks")
 ADAPTABLE = ("T-CW-L0", "T-CW-L2", "T-CW-Linf")
 STOPS = ("sequential", "exact", "none")
