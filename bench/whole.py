@@ -35,7 +35,8 @@ HELD = {"RCFAST_CPU": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY
 def run(name: str, command: list[str], root: Path | None, held: bool) -> dict[str, Any]:
     """Run one command from nothing; its seconds, exit code, last line, and the load before and after."""
     with tempfile.TemporaryDirectory() as folder:
-        own = {"XDG_CACHE_HOME": f"{folder}/cache", **(HELD if held else {})}
+        own = {"XDG_CACHE_HOME": f"{folder}/cache", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"}
+        own |= HELD if held else {}
         if root is not None:
             own["RCFAST_DATA"] = str(root.resolve())
         started = [sys.executable, *command] if command else ["bash", str(HERE / ".ci" / "run")]

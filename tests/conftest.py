@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,15 @@ from pathlib import Path
 if "PYTEST_XDIST_WORKER" in os.environ:  # before torch reads it, and for the processes that tests start
     _workers = int(os.environ["PYTEST_XDIST_WORKER_COUNT"])
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, len(os.sched_getaffinity(0)) // _workers)))
+
+# torch.compile's cache does not tell instruction sets apart: its code for AVX2, with AVX-512, writes beyond its ends.
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR",
+    str(
+        Path(tempfile.gettempdir())
+        / f"rcfast-inductor-{os.getuid()}-{os.environ.get('ATEN_CPU_CAPABILITY', 'all')}"
+    ),
+)
 
 import pytest
 import torch

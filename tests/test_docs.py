@@ -225,9 +225,9 @@ MODULES = {
 }
 
 
-def small(path: Path, side: int, classes: int) -> None:
+def small(path: Path, side: int, classes: int, colours: tuple[int, ...] = ()) -> None:
     path.parent.mkdir(exist_ok=True)
-    x, y = np.random.default_rng(0).random((300, side, side)), np.arange(300) % classes
+    x, y = np.random.default_rng(0).random((300, side, side, *colours)), np.arange(300) % classes
     np.savez(path, x_train=x, y_train=y, x_test=x[:50], y_test=y[:50])
 
 
@@ -267,6 +267,7 @@ def test_a_command_of_the_docs_works(
         (tmp_path / name).write_text(code)
     small(tmp_path / "mine.npz", 8, 3)
     small(tmp_path / "DATA" / "mnist.npz", 28, 10)
+    small(tmp_path / "DATA" / "cifar10.npz", 32, 10, (3,))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     if "photos" in command:
         photographs.write(tmp_path / "photos", 20, side=64)
@@ -279,6 +280,7 @@ def test_a_command_of_the_docs_works(
         people.write_hub(tmp_path / "hub")
         people.write_vit(tmp_path / "vit")
     monkeypatch.setitem(data.PUBLISHED, "mnist", (300, 50, (1, 28, 28)))
+    monkeypatch.setitem(data.PUBLISHED, "cifar10", (300, 50, (3, 32, 32)))
     given = shlex.split(command.replace("--processes 8", "--processes 2"))  # eight load torch for a minute
     parsed = cli.parser().parse_args(given)
     if parsed.dry_run or parsed.preset == "cpu":  # the cpu preset is too much for a test

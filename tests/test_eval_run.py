@@ -127,6 +127,8 @@ def test_a_run_leaves_every_file(whole: Path) -> None:
         "radii",
         "regions",
         "imported",
+        "vote_images_linf",
+        "vote_images_l0",
     }  # which the quick preset does not ask for
     for folder, endings in (
         ("tables", ("csv", "json", "md", "tex")),

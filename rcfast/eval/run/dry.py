@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.examples import DrawnExamples
 from rcfast.eval.run.networks import TrainedNetwork, builder, recipe
-from rcfast.eval.run.pace import Pace, backward_seconds, forward_seconds, remembered, training_seconds
+from rcfast.eval.run.pace import (
+    Pace,
+    backward_seconds,
+    forward_seconds,
+    likely_r,
+    remembered,
+    training_seconds,
+)
 from rcfast.eval.run.power import FEW, comparisons, power
 from rcfast.eval.run.progress import duration
 from rcfast.eval.run.unit import STAGES, Unit
@@ -58,9 +65,10 @@ def describe(
     if any(isinstance(unit, TrainedNetwork) for unit in plan(ctx)):
         fitting = training_seconds(network, ctx, Recipe(**recipe(ctx, "point")[0]["recipe"]))
     like = ctx.dataset.test.x[:1].to(ctx.device)
-    dtype = precision(config.vote.dtype, Cube(Pace.likely_r), like)
+    r = likely_r(config)
+    dtype = precision(config.vote.dtype, Cube(r), like)
     forward = forward_seconds(Voter(network, dtype), ctx)
-    rows, jobs = count(ctx, plan, Pace(forward, backward, fitting, one, remembered(ctx.store)))
+    rows, jobs = count(ctx, plan, Pace(forward, backward, fitting, one, remembered(ctx.store), r))
     lines = [
         f"{config.data.name} ({len(ctx.dataset.train)} / {len(ctx.dataset.validation)} / "
         f"{len(ctx.dataset.test)} examples), preset {config.preset}, into {ctx.out}",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from rcfast import attacks, training
 from rcfast.data import Split
 from rcfast.eval.run.attack import Case, make, settings
+from rcfast.eval.run.config import Config
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import rows_at_once
 from rcfast.eval.run.store import Store, digest
@@ -62,7 +63,7 @@ class Pace:
     training: float
     one: float = 0.0
     known: dict[str, float] = field(default_factory=dict)
-    likely_r: float = 0.3  # where Algorithm 1 may end
+    likely_r: float = 0.3  # where Algorithm 1 may end, see likely_r()
 
     def attack(self, ctx: Context, case: Case, rows: int) -> float:
         """Return seconds of an attack on so many rows: what it took before, or its usual number of passes.
@@ -90,6 +91,12 @@ class Pace:
         own = ctx.config.length
         samples = max(SAMPLES[own.stop][0] * own.m / 1000, SAMPLES["sequential"][0])
         return radii * examples * samples * self.forward
+
+
+def likely_r(config: Config) -> float:
+    """Return the given r, else a guess of what Algorithm 1 will learn: votes on a small region take float32."""
+    own = config.length
+    return own.r if own.r >= 0 else min(own.r_max, 0.6 * own.curve_max or Pace.likely_r)
 
 
 TRIED = 128  # examples in a pass that is timed
