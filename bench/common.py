@@ -6,10 +6,20 @@ import re
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+# torch.compile's cache does not tell instruction sets apart, and code for one is wrong on another.
+os.environ.setdefault(
+    "TORCHINDUCTOR_CACHE_DIR",
+    str(
+        Path(tempfile.gettempdir())
+        / f"rcfast-inductor-{os.getuid()}-{os.environ.get('ATEN_CPU_CAPABILITY', 'all')}"
+    ),
+)
 
 import torch
 from torch import nn
