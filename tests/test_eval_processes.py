@@ -100,12 +100,12 @@ def test_torchrun_starts_killed_ranks_anew(alone: dict[str, str], tmp_path: Path
     options = ["--standalone", "--nproc-per-node=3", f"--max-restarts={kills}"]
     with open(tmp_path / "said", "w") as said:
         run = torchrun(tmp_path / "out", *options, stdout=said)
-        seen: tuple[list[int], float] = ([], 0.0)
+        seen: tuple[list[int], int] = ([], 0)
         while run.poll() is None:
             ranks = workers(run.pid)
             if ranks != seen[0]:
-                seen = (ranks, time.monotonic() + dice.uniform(4, 8))  # imports take some of it
-            elif len(ranks) == 3 and time.monotonic() > seen[1] and killed < kills:
+                seen = (ranks, finished(tmp_path / "out") + dice.randint(1, 4))
+            elif len(ranks) == 3 and finished(tmp_path / "out") >= seen[1] and killed < kills:
                 os.kill(dice.choice(ranks), signal.SIGKILL)
                 killed += 1
             time.sleep(0.05)

@@ -119,9 +119,11 @@ def test_flip_mirrors_half():
 @pytest.mark.slow
 def test_bfloat16_trains_float32_weights(digits):
     model = models.digits_cnn()
-    result = training.fit(model, digits.train, epochs=4, validation=digits.validation, precision="bfloat16")
+    result = training.fit(model, digits.train, epochs=8, validation=digits.validation, precision="bfloat16")
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    assert result.accuracy > 0.9
+    assert (
+        result.accuracy > 0.9
+    )  # 0.933 to 0.987 over four seeds on bf16 units; after four epochs 0.891 to 0.933
 
 
 def test_no_batch_of_one(small):
