@@ -206,18 +206,18 @@ def main() -> int:
         if (results["device"], results["dataset"]) != (own["device"], name):
             parser.error(f"{path.name} is of {results['device']}, {results['dataset']}")
     measured = results.setdefault("measured", {})
-    measured.update({part: {k: own[k] for k in ("commit", "command", "date")} for part in parts})
+    told = {k: own[k] for k in ("commit", "command", "date")}
     if "kernels" in parts:
         limits = Limits(device)
         results["sampling"] = sampling(device, limits)
         results["voting"] = voting(device, limits)
-        results["limits"] = limits.found
-        write(path, results)
+        results["limits"], measured["kernels"] = limits.found, told
+        write(path, results)  # a part at a time, so that a long run that is stopped keeps what it has
     if "memory" in parts:
-        results["memory"] = memory(arguments)
+        results["memory"], measured["memory"] = memory(arguments), told
         write(path, results)
     if "votes" in parts:
-        results["end_to_end"] = end_to_end(model, x, y, r, arguments.skip_loop)
+        results["end_to_end"], measured["votes"] = end_to_end(model, x, y, r, arguments.skip_loop), told
     complete = {"sampling", "memory", "end_to_end"} <= results.keys()
     results["bars"] = bars(results) if device.type == "cpu" and complete else []
     show(results)

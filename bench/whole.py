@@ -9,6 +9,7 @@ table and writes bench/results/whole-<device>.json, a command at a time, keeping
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -22,25 +23,25 @@ from common import RESULTS, header, slug, table, write
 HERE = Path(__file__).resolve().parent.parent
 # Name: the command, and its bar in minutes on two AVX2 cores.
 COMMANDS = {
-    "digits": (["-m", "rcfast.eval"], 2.5),
-    "mnist": (["-m", "rcfast.eval", "--dataset", "mnist"], 10.0),
-    "cpu": (["-m", "rcfast.eval", "--preset", "cpu", "--processes", "2"], 60.0),
-    "certified": (["-m", "rcfast.eval", "--preset", "certified"], 4.0),
-    "tests": (["-m", "pytest", "-q", "-n", "auto"], 5.0),
-    "check": ([], 25.0),
+    "digits": ("python -m rcfast.eval", 2.5),
+    "mnist": ("python -m rcfast.eval --dataset mnist", 10.0),
+    "cpu": ("python -m rcfast.eval --preset cpu --processes 2", 60.0),
+    "certified": ("python -m rcfast.eval --preset certified", 4.0),
+    "tests": ("python -m pytest -q -n auto", 5.0),
+    "check": ("bash .ci/run", 25.0),
 }
 HELD = {"RCFAST_CPU": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2", "ATEN_CPU_CAPABILITY": "avx2"}
 
 
-def run(name: str, command: list[str], root: Path | None, held: bool) -> dict[str, Any]:
+def run(command: str, root: Path | None, held: bool) -> dict[str, Any]:
     """Run one command from nothing; its seconds, exit code, last line, and the load before and after."""
     with tempfile.TemporaryDirectory() as folder:
         own = {"XDG_CACHE_HOME": f"{folder}/cache", "TORCHINDUCTOR_CACHE_DIR": f"{folder}/inductor"}
         own |= HELD if held else {}
         if root is not None:
             own["RCFAST_DATA"] = str(root.resolve())
-        started = [sys.executable, *command] if command else ["bash", str(HERE / ".ci" / "run")]
-        if "rcfast.eval" in command:
+        started = [sys.executable if word == "python" else word for word in shlex.split(command)]
+        if evaluates := "rcfast.eval" in started:
             started += ["--out", f"{folder}/report"]
         load, begin = os.getloadavg()[0], time.perf_counter()
         done = subprocess.run(
@@ -52,16 +53,16 @@ def run(name: str, command: list[str], root: Path | None, held: bool) -> dict[st
             text=True,
         )
         seconds = time.perf_counter() - begin
-    last = done.stdout.strip().splitlines()[-1] if done.stdout.strip() else ""
-    if "rcfast.eval" in command:
-        last = ""  # names the folder, which is gone
+    lines = (
+        [] if evaluates else done.stdout.split("\n")
+    )  # an evaluation's last line names the folder, which is gone
     if done.returncode:
         print(done.stdout[-2000:], file=sys.stderr)
     return {
-        "command": " ".join(["python", *command]) if command else ".ci/run",
+        "command": command,
         "seconds": seconds,
         "exit_code": done.returncode,
-        "last_line": last,
+        "last_line": next((line for line in reversed(lines) if line.strip()), ""),
         "load": [load, os.getloadavg()[0]],
         "held": HELD if held else {},
         **{key: value for key, value in header(torch.device("cpu")).items() if key in ("commit", "date")},
@@ -100,7 +101,7 @@ def main() -> int:
     for name in names:
         key = f"{name} ({arguments.held})" if arguments.held else name
         print(f"{key} ...", flush=True)
-        found = run(name, COMMANDS[name][0], arguments.root, bool(arguments.held))
+        found = run(COMMANDS[name][0], arguments.root, bool(arguments.held))
         results["commands"][key] = found
         write(path, results)
     print(show(results["commands"]))

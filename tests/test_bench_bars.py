@@ -118,11 +118,13 @@ def test_what_is_said_of_a_known_seed(searched: dict[str, Any]) -> None:
 def test_whole_commands_are_timed_from_nothing_and_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = "import os, pathlib, sys; cache = pathlib.Path(os.environ['XDG_CACHE_HOME']); assert not cache.exists(); "
+    code = (
+        "import os, pathlib; cache = pathlib.Path(os.environ['XDG_CACHE_HOME']); assert not cache.exists(); "
+    )
     quick = {
-        "digits": (["-c", code + "print('held to', os.environ.get('RCFAST_CPU'))"], 1.0),
-        "tests": (["-c", "import sys; print('1 failed'); sys.exit(1)"], 1.0),
-        "mnist": (["-c", "import time; time.sleep(0.3)"], 0.3 / 60),
+        "digits": (f"""python -c "{code}print('held to', os.environ.get('RCFAST_CPU'))" """, 1.0),
+        "tests": ("""python -c "import sys; print('1 failed'); sys.exit(1)" """, 1.0),
+        "mnist": ("""python -c "import time; time.sleep(0.3)" """, 0.3 / 60),
     }
     monkeypatch.setattr(whole, "COMMANDS", quick)
     out = tmp_path / "whole.json"
