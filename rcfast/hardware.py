@@ -62,7 +62,7 @@ def full_float32() -> Iterator[None]:
 
 
 def divisor(x: torch.Tensor, by: float) -> torch.Tensor:
-    """What a floating ``x`` is divided by for equal bits everywhere: a plain number's inverse CUDA multiplies with."""
+    """What to divide a floating ``x`` by for equal bits everywhere: by a plain number CUDA multiplies its inverse."""
     return x.new_full((), by)
 
 

@@ -18,7 +18,7 @@ from rcfast.eval.outputs.cautions import cautions
 from rcfast.eval.outputs.output import Output
 from rcfast.eval.results import Results
 from rcfast.eval.run import dry, environment
-from rcfast.eval.run.alike import alike, each, threads
+from rcfast.eval.run.alike import alike, threads, threads_each
 from rcfast.eval.run.attack import NetworkAttack
 from rcfast.eval.run.begun import begin
 from rcfast.eval.run.config import Config
@@ -94,11 +94,8 @@ def describe(config: Config, out: Path, outputs: Sequence[str], *, processes: in
     """Return what a run would do; nothing is written. Raises ConfigError."""
     chosen = [known.get(name) for name in outputs]
     store = Store(out, readonly=True)
-    with (
-        full_float32(),
-        deterministic(),
-        threads(each(store, config, processes)),
-    ):  # as fast as the run will be
+    own = threads_each(store, config, processes)
+    with full_float32(), deterministic(), threads(own):  # as fast as the run will be
         ctx = prepare(config, out, chosen, store, Progress("quiet"))
         return dry.describe(ctx, outputs, lambda ctx: plan(ctx, chosen), processes=processes)
 

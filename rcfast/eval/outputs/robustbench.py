@@ -26,13 +26,12 @@ from rcfast.eval.run.attack import Adversarial, adapted
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Measured
 from rcfast.eval.run.examples import examples
-from rcfast.eval.run.judges import judge, judges, needed_by
+from rcfast.eval.run.judges import judges, needed_by
 from rcfast.eval.run.labels import AdversarialLabels, BenignLabels, CleanLabels, Labels, benign
 from rcfast.eval.run.length import LearntLength, length
 from rcfast.eval.run.protocol import judging
 from rcfast.eval.run.store import write_atomic
 from rcfast.eval.run.unit import Made, Unit
-from rcfast.eval.run.versions import LABELS
 from rcfast.eval.run.voter import precision
 from rcfast.hardware import divisor
 from rcfast.regions import Cube
@@ -61,12 +60,7 @@ class RoundedLabels(Labels):
     def inputs(self, ctx: Context) -> dict[str, Any]:
         part = ctx.part(self.made)
         source = {"attack": part.digest, "clean": part.inputs["examples"], "alpha": self.alpha, "bits": 8}
-        return {
-            "version": LABELS,
-            "defence": judge(ctx, self.judge, tried=True).identity,
-            "seed": self.seed,
-            "source": source,
-        }
+        return self._inputs(ctx, source)
 
     def compute(self, ctx: Context) -> Made:
         stored = _images(ctx, self.made, self.alpha).flatten(0, 1).to(ctx.device, torch.float32)

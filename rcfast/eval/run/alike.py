@@ -69,14 +69,14 @@ def threads(count: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def each(store: Store, config: Config, processes: int) -> int:
+def threads_each(store: Store, config: Config, processes: int) -> int:
     """Return how many threads each of so many processes of this host takes."""
     share = torch.get_num_threads() if processes == 1 else max(1, cores() // processes)
     return config.threads or threads_of(store.root)[0] or share
 
 
 def _threads(team: Team, store: Store, config: Config) -> tuple[int, int]:
-    own, (begun, begun_training) = each(store, config, team.here[1]), threads_of(store.root)
+    own, (begun, begun_training) = threads_each(store, config, team.here[1]), threads_of(store.root)
     idle = own * max(1, team.here[1] // max(1, sum(name in TRAINED for name in config.defences)))
     settled = bool(config.threads or begun)  # bytes are then those of any number of processes
     return own, config.training_threads or (begun_training if own == begun else own if settled else idle)

@@ -68,13 +68,13 @@ def region(ctx: Context, spec: str) -> regions.Region:
 
 def classifier(ctx: Context, spec: str, seed: int, *, tried: bool = False) -> RegionClassifier:
     """Return the vote of a spec. tried: on examples of which an attacker may try many."""
-    vote, own = ctx.config.vote, region(ctx, spec)
+    vote, own = ctx.config.vote.of(tried=tried), region(ctx, spec)
     return RegionClassifier(
         network(ctx, "point").voter(vote.dtype, own),
         own,
         m=vote.m,
         stop=None if vote.stop == "none" else vote.stop,
-        alpha=vote.adversarial_alpha if tried else vote.alpha,
+        alpha=vote.alpha,
         weights=parse(spec)[1],
         seed=seed,
         chunk=vote.chunk,
@@ -108,14 +108,13 @@ class Components(Unit):
 
 def identity(ctx: Context, spec: str, made: regions.Region, *, tried: bool = False) -> dict[str, Any]:
     """What labels by a vote depend on, but for its seed."""
-    vote, point = ctx.config.vote, network(ctx, "point")
-    alpha = vote.adversarial_alpha if tried else vote.alpha
+    vote, point = ctx.config.vote.of(tried=tried), network(ctx, "point")
     return {
         "version": COMPARISON,
         "network": point.digest,
         "region": made.identity(),
         "weights": parse(spec)[1],
-        "vote": [vote.stop, alpha, vote.chunk, point.voter(vote.dtype, made).arithmetic(point.like)],
+        "vote": [vote.stop, vote.alpha, vote.chunk, point.voter(vote.dtype, made).arithmetic(point.like)],
     }
 
 

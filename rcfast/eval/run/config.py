@@ -2,7 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 from rcfast.eval.results import DEFENCES
 
@@ -84,6 +84,10 @@ class Vote:
     # (a hypercube from r = 1/16 on), else float32; "" = the model's own; bfloat16, float16, float32.
     dtype: str = "auto"
     histogram_m: int = 10000  # points of Figure 2
+
+    def of(self, *, tried: bool) -> Self:
+        """How examples are voted on: those of which an attacker may try many by votes that err less."""
+        return dataclasses.replace(self, alpha=self.adversarial_alpha) if tried else self
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,6 @@
 """The defences of one run: who is measured, and who labels."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 
 from rcfast.eval.run.context import Context
 from rcfast.eval.run.defences import Judge, Measured, Network, point_judge, region_judge, user_defence
@@ -35,9 +34,7 @@ def judge(ctx: Context, name: str, *, tried: bool = False) -> Judge:
 
 def _judge(ctx: Context, name: str, tried: bool) -> Judge:
     if name == "region":
-        vote = ctx.config.vote
-        vote = replace(vote, alpha=vote.adversarial_alpha) if tried else vote
-        return region_judge(network(ctx, "point"), length(ctx), vote)
+        return region_judge(network(ctx, "point"), length(ctx), ctx.config.vote.of(tried=tried))
     if name in trained(ctx):
         return point_judge(network(ctx, name))
     return user_defence_of(ctx)[0]
